@@ -1,8 +1,8 @@
 // aggregator/snapshot.hpp: what exporters see, and all that they see.
 //
-// One pass of the aggregator over the bus makes one immutable Snapshot. Exporters only render it; they
-// never see a ring, a segment or a rank's bytes. Texts here are what producers wrote, bounded but not
-// escaped: each exporter escapes for its own medium.
+// One pass of the aggregator over the bus makes one immutable Snapshot. Exporters only render it;
+// they never see a ring, a segment or a rank's bytes. Texts here are what producers wrote, bounded
+// but not escaped: each exporter escapes for its own medium.
 #pragma once
 
 #include <cstdint>
@@ -21,9 +21,9 @@ using Labels = std::vector<std::pair<std::string, std::string>>;
 // Integers stay integers, so that they print without exponent up to 2^53.
 using Number = std::variant<std::uint64_t, std::int64_t, double>;
 
-// A histogram's buckets in the exposed unit. `counts[i]` counts observations <= bounds[i] and greater
-// than the bound before it (not cumulative); `counts` has one more element, for those above the last
-// bound. Count is the sum of all counts.
+// A histogram's buckets in the exposed unit. `counts[i]` counts observations <= bounds[i] and
+// greater than the bound before it (not cumulative); `counts` has one more element, for those above
+// the last bound. Count is the sum of all counts.
 struct Histogram {
   std::shared_ptr<const std::vector<double>> bounds;
   std::vector<std::uint64_t> counts;
@@ -56,28 +56,28 @@ struct CacheWindow {
 // What the periodic throughput line of one engine needs: totals since the engine's first record and
 // the newest gauges, never rates, so that each log divides by the elapsed time of its own interval.
 struct EngineTotals {
-  std::string server;      // Key of the server, equal for all engines of one server.
+  std::string server;        // Key of the server, equal for all engines of one server.
   std::string server_label;  // What the `server` label shows; "" for an unnamed server.
   std::string model_name;
   std::uint32_t engine = 0;
-  bool live = false;            // A process of the engine lives.
-  bool virtual_clock = false;   // Clock domain of `clock_s`.
-  double clock_s = 0;           // Newest stamp of the engine in its clock domain, seconds.
+  bool live = false;           // A process of the engine lives.
+  bool virtual_clock = false;  // Clock domain of `clock_s`.
+  double clock_s = 0;          // Newest stamp of the engine in its clock domain, seconds.
   std::uint64_t prompt_tokens_computed = 0;
   std::uint64_t generation_tokens = 0;
   std::uint64_t preemptions = 0;
   std::optional<std::uint64_t> running;
-  std::optional<std::uint64_t> waiting;   // Includes deferred.
+  std::optional<std::uint64_t> waiting;  // Includes deferred.
   std::optional<std::uint64_t> deferred;
-  std::optional<double> kv_cache_usage;   // 0 to 1.
+  std::optional<double> kv_cache_usage;  // 0 to 1.
   CacheWindow prefix_cache;
 };
 
 struct Snapshot {
-  std::uint64_t pass = 0;          // Counts the aggregator's passes over the bus, from 1.
-  double monotonic_s = 0;          // When the pass ended, CLOCK_MONOTONIC.
-  bool complete = false;           // The first pass over every segment found at start is done.
-  std::vector<Family> families;    // Sorted by name.
+  std::uint64_t pass = 0;             // Counts the aggregator's passes over the bus, from 1.
+  double monotonic_s = 0;             // When the pass ended, CLOCK_MONOTONIC.
+  bool complete = false;              // The first pass over every segment found at start is done.
+  std::vector<Family> families;       // Sorted by name.
   std::vector<EngineTotals> engines;  // Sorted by server, then engine.
 };
 

@@ -1,0 +1,154 @@
+#include <algorithm>
+#include <chrono>
+#include <rankbus/aggregator/aggregator.hpp>
+
+namespace rankbus {
+namespace {
+
+// A reader that spins slows the writers down, so busy polls are gentle and idle ones rare.
+constexpr double kBusyPoll_s = 0.02;
+constexpr double kIdlePoll_s = 1.0;
+
+double monotonic_s() {
+  return static_cast<double>(bus::monotonic_ns()) * 1e-9;
+}
+
+}  // namespace
+
+Aggregator::Aggregator(const AggregatorOptions& options, Periodic periodic)
+    : options_(options), periodic_(std::move(periodic)) {}
+
+Result<std::unique_ptr<Aggregator>> Aggregator::open(const AggregatorOptions& options,
+                                                     BusReader::Warn warn, Periodic periodic) {
+  auto bus = BusReader::open(options.bus, std::move(warn));
+  if (!bus) return Error{bus.error()};
+  std::unique_ptr<Aggregator> aggregator(new Aggregator(options, std::move(periodic)));
+  aggregator->bus_ = std::move(bus.value());
+  return aggregator;
+}
+
+Aggregator::~Aggregator() {
+  stop();
+}
+
+void Aggregator::start() {
+  next_log_s_ = monotonic_s() + options_.log_interval_s;
+  reader_ = std::thread([this] { read_loop(); });
+  logger_ = std::thread([this] { log_loop(); });
+}
+
+void Aggregator::stop() {
+  if (!reader_.joinable()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_reader_.notify_one();
+  reader_.join();
+  log_work_.release();
+  logger_.join();
+}
+
+std::shared_ptr<const Snapshot> Aggregator::fresh(double limit_s) {
+  std::unique_lock lock(mutex_);
+  const std::uint64_t ticket = ++requested_;
+  wake_reader_.notify_one();
+  snapshot_made_.wait_for(lock, std::chrono::duration<double>(limit_s),
+                          [&] { return served_ >= ticket || stopping_; });
+  return latest_;
+}
+
+void Aggregator::read_loop() {
+  std::unique_lock lock(mutex_);
+  while (!stopping_) {
+    const std::uint64_t tickets = requested_;
+    const bool asked = tickets > served_;
+    lock.unlock();
+    one_pass(asked);
+    const bool interval_is_over = options_.log_interval_s > 0 && monotonic_s() >= next_log_s_;
+    const bool changed = processes_changed();
+    std::shared_ptr<const Snapshot> made;
+    if (asked || interval_is_over || changed || passes_ == 1) made = make_snapshot();
+    lock.lock();
+    if (made) latest_ = made;
+    if (asked) {
+      served_ = tickets;
+      snapshot_made_.notify_all();
+    }
+    lock.unlock();
+    if (interval_is_over || changed) hand_to_log(interval_is_over);
+    lock.lock();
+    const double until_log = options_.log_interval_s > 0 ? next_log_s_ - monotonic_s() : poll_s_;
+    wake_reader_.wait_for(lock, std::chrono::duration<double>(std::clamp(until_log, 0.0, poll_s_)),
+                          [&] { return stopping_ || requested_ > served_; });
+  }
+  lock.unlock();
+  one_pass(true);
+  const auto last = make_snapshot();
+  lock.lock();
+  latest_ = last;
+  lock.unlock();
+  hand_to_log(true);
+  snapshot_made_.notify_all();
+}
+
+void Aggregator::one_pass(bool fresh) {
+  clock_.update();
+  const bool any = bus_->pass(
+      monotonic_s(), fresh || passes_ == 0,
+      [this](const LiveSegment& segment, const Sample& sample) { observe(segment, sample); });
+  ++passes_;
+  poll_s_ = any ? kBusyPoll_s : std::min(kIdlePoll_s, poll_s_ * 1.5);
+}
+
+std::shared_ptr<const Snapshot> Aggregator::make_snapshot() {
+  auto snapshot = std::make_shared<Snapshot>();
+  const double now_s = monotonic_s();
+  snapshot->pass = passes_;
+  snapshot->monotonic_s = now_s;
+  snapshot->complete = bus_->complete();
+  FamilyBuilder families;
+  reduce_records(*bus_, now_s, options_.reduce, families);
+  add_self_metrics(*bus_, clock_, now_s, options_.reduce, families);
+  snapshot->families = families.take();
+  snapshot->engines = engine_totals(*bus_, clock_, now_s, options_.reduce, windows_);
+  return snapshot;
+}
+
+bool Aggregator::processes_changed() {
+  std::set<std::string> now;
+  for (const auto& [name, segment] : bus_->live()) now.insert(name);
+  const bool changed = now != known_segments_;
+  known_segments_ = std::move(now);
+  return changed;
+}
+
+// A log that cannot keep up misses intervals; its rates then cover the longer time.
+void Aggregator::hand_to_log(bool interval_is_over) {
+  if (interval_is_over) next_log_s_ = monotonic_s() + options_.log_interval_s;
+  if (for_log_.push(ForLog{latest_, interval_is_over})) log_work_.release();
+}
+
+void Aggregator::log_loop() {
+  for (;;) {
+    log_work_.acquire();
+    ForLog work;
+    if (!for_log_.pop(work)) return;  // Woken without work: the end.
+    if (periodic_ && work.snapshot) periodic_(*work.snapshot, work.interval_is_over);
+  }
+}
+
+// Feeds what needs the records one by one. Only the scheduler's cache window does so far; a window
+// of requests cannot be had from totals.
+void Aggregator::observe(const LiveSegment& segment, const Sample& sample) {
+  if (sample.stream.name != "scheduler_step") return;
+  const int reset = sample.stream.find("prefix_cache_reset");
+  const int requests = sample.stream.find("prefix_cache_requests");
+  const int queries = sample.stream.find("prefix_cache_queries");
+  const int hits = sample.stream.find("prefix_cache_hits");
+  if (reset < 0 || requests < 0 || queries < 0 || hits < 0) return;
+  windows_[{segment.who.server, segment.who.model, segment.who.engine}].observe(
+      sample.raw(reset) != 0, sample.raw(requests), sample.raw(queries), sample.raw(hits));
+}
+
+}  // namespace rankbus

@@ -1,0 +1,94 @@
+// aggregator/aggregator.hpp: the thread that reads the bus and makes snapshots.
+//
+// One thread owns all reading and folding. Whoever wants a current view asks with `fresh`: the
+// thread then makes a pass that began after the request, for everybody who asked by then. Snapshots
+// for the log go through a lock-free queue to a thread of their own, so that a slow disk delays no
+// read.
+#pragma once
+
+#include <boost/lockfree/spsc_queue.hpp>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <rankbus/aggregator/reduce.hpp>
+#include <semaphore>
+#include <set>
+#include <string>
+#include <thread>
+
+namespace rankbus {
+
+struct AggregatorOptions {
+  BusOptions bus;
+  ReduceOptions reduce;
+  double log_interval_s = 10;  // 0: no periodic snapshots for the log.
+};
+
+class Aggregator {
+ public:
+  // `periodic` is called on the log's thread: with true every interval, with false when processes
+  // came or went in between.
+  using Periodic = std::function<void(const Snapshot&, bool interval_is_over)>;
+
+  static Result<std::unique_ptr<Aggregator>> open(const AggregatorOptions& options,
+                                                  BusReader::Warn warn, Periodic periodic);
+  ~Aggregator();
+  Aggregator(const Aggregator&) = delete;
+  Aggregator& operator=(const Aggregator&) = delete;
+
+  void start();
+  // A last pass, a last periodic call, then both threads end. Idempotent.
+  void stop();
+
+  // The result of a pass that began after this call; after `limit_s` the newest there is.
+  std::shared_ptr<const Snapshot> fresh(double limit_s = 5.0);
+
+  const std::string& directory() const { return bus_->directory(); }
+
+ private:
+  struct ForLog {
+    std::shared_ptr<const Snapshot> snapshot;
+    bool interval_is_over = false;
+  };
+
+  Aggregator(const AggregatorOptions& options, Periodic periodic);
+  void read_loop();
+  void log_loop();
+  void one_pass(bool fresh);
+  std::shared_ptr<const Snapshot> make_snapshot();
+  void hand_to_log(bool interval_is_over);
+  bool processes_changed();
+  void observe(const LiveSegment& segment, const Sample& sample);
+
+  AggregatorOptions options_;
+  Periodic periodic_;
+
+  // Touched by the reading thread only.
+  std::unique_ptr<BusReader> bus_;
+  TickClock clock_;
+  CacheWindows windows_;
+  std::set<std::string> known_segments_;
+  std::uint64_t passes_ = 0;
+  double next_log_s_ = 0;
+  double poll_s_ = 0.02;
+
+  // Guarded by the mutex.
+  std::mutex mutex_;
+  std::condition_variable wake_reader_;
+  std::condition_variable snapshot_made_;
+  std::uint64_t requested_ = 0;
+  std::uint64_t served_ = 0;
+  bool stopping_ = false;
+  std::shared_ptr<const Snapshot> latest_;
+
+  // Between the reading thread and the log's.
+  boost::lockfree::spsc_queue<ForLog, boost::lockfree::capacity<64>> for_log_;
+  std::counting_semaphore<> log_work_{0};
+
+  std::thread reader_;
+  std::thread logger_;
+};
+
+}  // namespace rankbus

@@ -1,0 +1,248 @@
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <rankbus/aggregator/bus_reader.hpp>
+#include <rankbus/bus/directory.hpp>
+#include <rankbus/bus/segment.hpp>
+
+namespace rankbus {
+namespace {
+
+// How often names and locks are looked at without being asked; activity is looked at in every pass.
+constexpr double kScanEvery_s = 1.0;
+
+std::string hex(const std::uint8_t (&bytes)[16]) {
+  char text[33];
+  bus::write_hex(bytes, sizeof bytes, text);
+  return text;
+}
+
+// Another process may hold the lock for a moment while it starts and fails; only a lock that stays
+// is a second owner.
+bool take_owner_lock(int directory, int& fd, const std::string& path, std::string& why) {
+  struct stat status {};
+  const bool group = fstat(directory, &status) == 0 && bus::is_group_directory(status);
+  fd = openat(directory, bus::kOwnerFile, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC,
+              group ? 0640 : 0600);
+  if (fd < 0) {
+    why = path + "/" + bus::kOwnerFile + ": " + std::strerror(errno) +
+          ". To read a bus that you may not write, use --observe";
+    return false;
+  }
+  if (bus::take_write_lock(fd)) return true;
+  why = path +
+        ": another aggregator owns this bus. One owner reads and removes its segments; stop the "
+        "other, choose another directory with --bus, or look on with --observe";
+  return false;
+}
+
+}  // namespace
+
+void StreamCounts::add(const StreamCounts& other) {
+  records += other.records;
+  lost_lapped += other.lost_lapped;
+  abandoned += other.abandoned;
+  verified += other.verified;
+  skipped += other.skipped;
+  mismatches += other.mismatches;
+  invalid += other.invalid;
+  negative += other.negative;
+  label_overflow += other.label_overflow;
+}
+
+StreamCounts counts_of(const StreamState& stream) {
+  StreamCounts counts;
+  counts.records = stream.position;
+  counts.lost_lapped = stream.lost_lapped;
+  counts.abandoned = stream.abandoned;
+  counts.verified = stream.verified;
+  counts.skipped = stream.skipped;
+  counts.mismatches = stream.mismatches;
+  if (!stream.totals.empty()) {
+    counts.invalid = stream.totals[bus::kBodyInvalid];
+    counts.negative = stream.totals[bus::kBodyNegative];
+    counts.label_overflow = stream.totals[bus::kBodyRowsOverflow];
+  }
+  return counts;
+}
+
+Result<std::unique_ptr<BusReader>> BusReader::open(const BusOptions& options, Warn warn) {
+  std::unique_ptr<BusReader> reader(new BusReader);
+  char path[bus::kPathBytes];
+  bus::resolve_bus_path(options.directory.c_str(), path);
+  reader->path_ = path;
+  reader->observe_ = options.observe;
+  reader->warn_ = std::move(warn);
+  bus::Reason why;
+  reader->directory_ = bus::open_bus_directory(path, !options.observe, why);
+  if (reader->directory_ < 0) return Error{why.text};
+  std::string refused;
+  if (!options.observe &&
+      !take_owner_lock(reader->directory_, reader->owner_fd_, reader->path_, refused)) {
+    return Error{refused};
+  }
+  return reader;
+}
+
+BusReader::~BusReader() {
+  if (owner_fd_ >= 0) ::close(owner_fd_);
+  if (directory_ >= 0) ::close(directory_);
+}
+
+bool BusReader::pass(double now_s, bool fresh, const OnSample& on_sample) {
+  const bool look = fresh || now_s - scanned_s_ >= kScanEvery_s;
+  if (look) {
+    scan(now_s);
+    scanned_s_ = now_s;
+  }
+  bool any = false;
+  for (auto at = live_.begin(); at != live_.end();) {
+    LiveSegment& segment = at->second;
+    const bool alive = read_live(segment, now_s, look, on_sample);
+    any = any || segment.active_s == now_s;
+    identities_[segment.who].last_alive_s = now_s;
+    if (alive) {
+      ++at;
+      continue;
+    }
+    retire(segment, now_s);
+    const std::string name = at->first;
+    at = live_.erase(at);
+    remove(name);
+  }
+  complete_ = complete_ || look;
+  return any;
+}
+
+// Returns false once the segment is dead and read to its end.
+bool BusReader::read_live(LiveSegment& segment, double now_s, bool ask_liveness,
+                          const OnSample& on_sample) {
+  if (!segment.quarantine.empty()) return true;
+  bool dead = false;
+  if (ask_liveness) {
+    segment.liveness_asked_s = now_s;
+    dead = !segment.reader->writer_is_alive();
+  }
+  const SampleSink sink = [&](const Sample& sample) { on_sample(segment, sample); };
+  bool any = segment.reader->poll(dead, sink);
+  // Nothing can be written any more, so this ends: each poll reads on or finds a contradiction.
+  while (dead && !segment.reader->is_drained()) any = segment.reader->poll(true, sink) || any;
+  if (any) segment.active_s = now_s;
+  if (segment.reader->error().empty()) return !dead;
+  segment.quarantine = segment.reader->error();
+  identities_[segment.who].ever_quarantined = true;
+  warn_("segment " + segment.reader->name() + " contradicts itself: " + segment.quarantine +
+        ". Its totals up to there are kept, it is read no more and its file stays for inspection; "
+        "other "
+        "ranks are unaffected. Counted in rankbus_quarantined");
+  return true;
+}
+
+void BusReader::scan(double now_s) {
+  std::vector<std::unique_ptr<SegmentReader>> found;
+  std::set<std::string> names;
+  bus::for_each_segment_name(directory_, [&](const char* name) { names.insert(name); });
+  std::erase_if(rejected_, [&](const auto& entry) { return names.count(entry.first) == 0; });
+  std::erase_if(finished_, [&](const std::string& name) { return names.count(name) == 0; });
+  for (const std::string& name : names) {
+    if (live_.count(name) != 0 || finished_.count(name) != 0 || rejected_.count(name) != 0)
+      continue;
+    if (live_.size() + found.size() >= bus::kMaxSegments) {
+      rejected_[name] = "limit";
+      warn_("segment " + name + " skipped: the limit of " + std::to_string(bus::kMaxSegments) +
+            " segments is reached. Counted in rankbus_segments_rejected");
+      continue;
+    }
+    auto opened = SegmentReader::open_untrusted(directory_, name);
+    if (opened) {
+      found.push_back(std::move(opened.value()));
+      continue;
+    }
+    rejected_[name] = opened.error();
+    warn_("segment " + name + " skipped: " + opened.error() +
+          ". Other ranks are unaffected. Counted in rankbus_segments_rejected");
+  }
+  attach(std::move(found), now_s);
+}
+
+// An unnamed server is known by its run. Its series bear no `server` label, unless another unnamed
+// run has the same identity at the same time: then the later run gets its id as label, for all of
+// its processes, and keeps it.
+void BusReader::attach(std::vector<std::unique_ptr<SegmentReader>> found, double now_s) {
+  for (const auto& reader : found) {
+    const bus::SegmentHeader& header = reader->header();
+    if (header.server_named != 0) continue;
+    const std::string run = hex(header.run_id);
+    if (separate_runs_.count(run) != 0 || !reader->writer_is_alive()) continue;
+    for (const auto& [name, segment] : live_) {
+      const bus::SegmentHeader& other = segment.reader->header();
+      bus::SegmentHeader mine = header;
+      std::memcpy(mine.run_id, other.run_id, sizeof mine.run_id);
+      const bool twin = bus::same_identity(mine, other) && mine.lane == other.lane;
+      if (!twin || hex(other.run_id) == run || !segment.reader->writer_is_alive()) continue;
+      if (!segment.who.server_label.empty()) continue;
+      separate_runs_[run] = name;
+      warn_("a second unnamed server of model " + bounded_text(header.model) + ", engine " +
+            std::to_string(header.engine) + " runs on this bus; its series get server=\"" + run +
+            "\". Set RANKBUS_SERVER to tell servers apart by a name of yours");
+    }
+  }
+  for (auto& reader : found) {
+    removed_unread_ += reader->header().removed_segments;
+    LiveSegment segment;
+    segment.who = identify(reader->header());
+    segment.attached_s = segment.active_s = now_s;
+    segment.reader = std::move(reader);
+    const std::string name = segment.reader->name();
+    live_.emplace(name, std::move(segment));
+  }
+}
+
+Identity BusReader::identify(const bus::SegmentHeader& header) {
+  Identity who;
+  const std::string run = hex(header.run_id);
+  if (header.server_named != 0) {
+    who.server = who.server_label = bounded_text(header.server);
+  } else if (separate_runs_.count(run) != 0) {
+    who.server = who.server_label = run;
+  }
+  who.model = bounded_text(header.model);
+  who.engine = header.engine;
+  who.role = header.role;
+  who.rank = header.rank;
+  who.lane = header.lane;
+  return who;
+}
+
+void BusReader::retire(const LiveSegment& segment, double now_s) {
+  IdentityState& state = identities_[segment.who];
+  state.last_alive_s = now_s;
+  ++state.retired.incarnations;
+  ++retired_segments_;
+  for (auto& [key, value] : extract_values(*segment.reader)) {
+    if (value.kind == bus::Kind::gauge) continue;  // A state without a living writer is nobody's.
+    const auto [at, fresh] = state.retired.values.emplace(key, value);
+    if (fresh || add_value(at->second, value)) continue;
+    warn_(key.first + ": buckets or unit changed with segment " + segment.reader->name() +
+          "; the family starts again from it");
+    at->second = value;
+  }
+  for (const StreamState& stream : segment.reader->streams()) {
+    state.retired.streams[stream.schema.name].add(counts_of(stream));
+  }
+}
+
+void BusReader::remove(const std::string& name) {
+  if (!observe_ && unlinkat(directory_, name.c_str(), 0) == 0) return;
+  if (!observe_ && errno != ENOENT) {
+    warn_("segment " + name + " cannot be removed: " + std::strerror(errno) +
+          ". It was read to its end and is not read again");
+  }
+  finished_.insert(name);
+}
+
+}  // namespace rankbus

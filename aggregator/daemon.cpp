@@ -1,0 +1,139 @@
+#include <pthread.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <rankbus/aggregator/aggregator.hpp>
+#include <rankbus/aggregator/daemon.hpp>
+#include <rankbus/exporters/http_server.hpp>
+#include <rankbus/exporters/log_output.hpp>
+#include <rankbus/exporters/throughput_log.hpp>
+#include <string>
+
+namespace rankbus {
+namespace {
+
+struct AggregateOptions {
+  std::string bus;
+  std::string listen = "127.0.0.1:9855";
+  double log_interval_s = 10;
+  std::string log_file;
+  std::string log_level = "info";
+  double retain_s = 3600;
+  bool observe = false;
+};
+
+// A segment costs a descriptor and a mapping; the default soft limit of 1024 is below what a bus
+// holds.
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+// Signals are waited for by the main thread, so that no handler runs anywhere.
+sigset_t block_signals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, signal);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  // A client that hangs up while it is answered is an error of one write, not of the process.
+  std::signal(SIGPIPE, SIG_IGN);
+  return signals;
+}
+
+int fail(int status, const std::string& message) {
+  std::fprintf(stderr, "rankbus: %s\n", message.c_str());
+  return status;
+}
+
+void wait_for_end(const sigset_t& signals, LogOutput& log) {
+  for (;;) {
+    int signal = 0;
+    if (sigwait(&signals, &signal) != 0) continue;
+    if (signal != SIGHUP) return;
+    if (const std::string why = log.reopen(); !why.empty()) log.logger()->error("{}", why);
+  }
+}
+
+int run_aggregate(const AggregateOptions& options) {
+  const sigset_t signals = block_signals();
+  raise_descriptor_limit();
+  auto address = parse_listen_address(options.listen);
+  if (!address) return fail(2, "--listen " + options.listen + ": " + address.error);
+  LogOptions log_options;
+  log_options.level = spdlog::level::from_str(options.log_level);
+  log_options.file = options.log_file;
+  auto log = LogOutput::open(log_options);
+  if (!log) return fail(1, "--log-file: " + log.error);
+  const auto logger = log->logger();
+
+  AggregatorOptions aggregator_options;
+  aggregator_options.bus = {options.bus, options.observe};
+  aggregator_options.reduce.retain_engine_s = options.retain_s;
+  aggregator_options.log_interval_s = options.log_interval_s;
+  ThroughputLog throughput(logger);
+  auto aggregator = Aggregator::open(
+      aggregator_options, [logger](const std::string& warning) { logger->warn("{}", warning); },
+      [&throughput](const Snapshot& snapshot, bool interval_is_over) {
+        if (interval_is_over) {
+          throughput.log(snapshot);
+        } else {
+          throughput.observe(snapshot);
+        }
+      });
+  if (!aggregator) return fail(1, aggregator.error());
+  Aggregator& running = *aggregator.value();
+  auto server = HttpServer::start(*address, [&running] { return running.fresh(); });
+  if (!server) return fail(1, server.error);
+  logger->info("Reading {}, metrics on http://{}/metrics", running.directory(),
+               (*server)->address().text());
+  running.start();
+  wait_for_end(signals, *log);
+  running.stop();
+  (*server)->stop();
+  logger->info("Ended after a last read of {}", running.directory());
+  return 0;
+}
+
+}  // namespace
+
+std::function<int()> add_aggregate_command(CLI::App& app) {
+  auto options = std::make_shared<AggregateOptions>();
+  CLI::App* command = app.add_subcommand(
+      "aggregate", "Read every producer of a bus, and publish to Prometheus and the log");
+  if (const char* interval = std::getenv("VLLM_LOG_STATS_INTERVAL")) {
+    char* end = nullptr;
+    const double seconds = std::strtod(interval, &end);
+    if (end != interval && *end == '\0' && seconds > 0) options->log_interval_s = seconds;
+  }
+  command->add_option("--bus", options->bus,
+                      "Bus directory; else RANKBUS_BUS, /run/rankbus or /dev/shm/rankbus-$UID");
+  command->add_option("--listen", options->listen, "Address and port for HTTP")
+      ->capture_default_str();
+  command
+      ->add_option("--log-interval", options->log_interval_s,
+                   "Seconds between throughput lines; 0: none. VLLM_LOG_STATS_INTERVAL is honoured")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->capture_default_str();
+  command->add_option("--log-file", options->log_file, "Also log to this file; reopened on SIGHUP");
+  command
+      ->add_option("--log-level", options->log_level, "debug also shows the lines of idle engines")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
+      ->capture_default_str();
+  command
+      ->add_option("--retain", options->retain_s,
+                   "Seconds that an engine's series stay after its last process ended")
+      ->check(CLI::Range(0.0, 1e9))
+      ->capture_default_str();
+  command->add_flag("--observe", options->observe,
+                    "Read a bus that another aggregator owns; remove nothing");
+  return [options] { return run_aggregate(*options); };
+}
+
+}  // namespace rankbus

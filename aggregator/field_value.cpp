@@ -1,0 +1,163 @@
+#include <algorithm>
+#include <rankbus/aggregator/field_value.hpp>
+
+namespace rankbus {
+namespace {
+
+using bus::Kind;
+using bus::Word;
+
+void set_label(Labels& labels, const std::string& name, const std::string& value) {
+  const auto at =
+      std::lower_bound(labels.begin(), labels.end(), name,
+                       [](const auto& label, const std::string& key) { return label.first < key; });
+  labels.insert(at, {name, value});
+}
+
+std::string label_text(const SegmentReader& reader, const FieldSchema& label, std::uint64_t value) {
+  if (value == 0) return "other";
+  std::string text = label.domain.empty()           ? reader.dictionary_text(value)
+                     : value <= label.domain.size() ? label.domain[value - 1]
+                                                    : std::string();
+  return text.empty() ? "other" : text;
+}
+
+class Extractor {
+ public:
+  Extractor(const SegmentReader& reader, const StreamState& stream, FieldValues& out)
+      : reader_(reader), stream_(stream), out_(out) {}
+
+  void extract() {
+    for (std::uint32_t f = 0; f < stream_.schema.plan.field_count; ++f) {
+      const bus::FieldPlan& plan = stream_.schema.plan.fields[f];
+      const FieldSchema& field = stream_.schema.fields[f];
+      if (plan.row_words == 0 || field.metric.empty()) continue;
+      if (plan.by_field == bus::kNoField) {
+        add(field, plan, base_labels(field), 0);
+      } else {
+        add_rows(field, plan);
+      }
+    }
+  }
+
+ private:
+  static Labels base_labels(const FieldSchema& field) {
+    Labels labels;
+    if (!field.fixed_label.empty()) set_label(labels, field.fixed_label, field.fixed_value);
+    return labels;
+  }
+
+  // Rows are tuples of all labels of the stream; a field shows the one that it names.
+  void add_rows(const FieldSchema& field, const bus::FieldPlan& plan) {
+    const bus::StreamPlan& stream = stream_.schema.plan;
+    const FieldSchema& label = stream_.schema.fields[plan.by_field];
+    std::uint32_t position = 0;
+    while (position + 1 < stream.label_count && stream.label_fields[position] != plan.by_field)
+      ++position;
+    const auto used = static_cast<std::uint32_t>(stream_.totals[bus::kBodyRowsUsed]);
+    for (std::uint32_t row = 0; row < used; ++row) {
+      const Word* total = stream_.totals.data() + plan.totals_offset + row * plan.row_words;
+      const bool empty =
+          std::all_of(total, total + plan.row_words, [](Word word) { return word == 0; });
+      if (row == 0 && empty) continue;  // Nothing went to `other`.
+      const std::uint64_t key = row == 0 ? 0 : stream_.totals[bus::kBodyHeadWords + row];
+      Labels labels = base_labels(field);
+      set_label(labels, label.metric, label_text(reader_, label, key >> (16 * position) & 0xffff));
+      add(field, plan, labels, row);
+    }
+    for (const std::string& text : label.domain) {
+      Labels labels = base_labels(field);
+      set_label(labels, label.metric, text);
+      if (out_.count({field.metric, labels}) == 0)
+        out_[{field.metric, labels}] = empty_value(field, plan);
+    }
+  }
+
+  FieldValue empty_value(const FieldSchema& field, const bus::FieldPlan& plan) const {
+    FieldValue value;
+    value.help = field.help;
+    value.kind = plan.kind;
+    value.type = plan.type;
+    value.unit = field.unit;
+    value.reduction = field.reduction;
+    if (plan.kind == Kind::distribution) {
+      value.bounds = field.bounds;
+      value.classic_cells = field.classic_cells;
+      value.cells.resize(plan.row_words - 1);
+    }
+    return value;
+  }
+
+  void add(const FieldSchema& field, const bus::FieldPlan& plan, const Labels& labels,
+           std::uint32_t row) {
+    const Word* total = stream_.totals.data() + plan.totals_offset + row * plan.row_words;
+    if (plan.kind == Kind::gauge && *total == bus::kAbsentBits) return;
+    FieldValue value = empty_value(field, plan);
+    value.bits = *total;
+    value.stamp = stream_.totals[bus::kBodyLastStamp];
+    std::copy(total + 1, total + 1 + value.cells.size(), value.cells.begin());
+    const auto [at, fresh] = out_.emplace(FieldKey{field.metric, labels}, value);
+    if (!fresh && !add_value(at->second, value)) at->second = value;
+  }
+
+  const SegmentReader& reader_;
+  const StreamState& stream_;
+  FieldValues& out_;
+};
+
+double exposed_scale(bus::Unit unit) {
+  return unit == bus::Unit::nanoseconds ? 1e9 : 1.0;
+}
+
+}  // namespace
+
+FieldValues extract_values(const SegmentReader& reader) {
+  FieldValues out;
+  for (const StreamState& stream : reader.streams()) {
+    if (!stream.totals.empty()) Extractor(reader, stream, out).extract();
+  }
+  return out;
+}
+
+bool add_value(FieldValue& into, const FieldValue& from) {
+  if (into.kind != from.kind || into.type != from.type || into.unit != from.unit) return false;
+  if (into.kind == Kind::gauge) {
+    if (from.stamp >= into.stamp) {
+      into.bits = from.bits;
+      into.stamp = from.stamp;
+    }
+    return true;
+  }
+  if (into.kind == Kind::distribution &&
+      (into.cells.size() != from.cells.size() || *into.bounds != *from.bounds)) {
+    return false;
+  }
+  into.bits = into.is_real() ? bus::add_double_bits(into.bits, from.bits) : into.bits + from.bits;
+  for (std::size_t i = 0; i < into.cells.size(); ++i) into.cells[i] += from.cells[i];
+  return true;
+}
+
+Number exposed_number(const FieldValue& value) {
+  if (value.is_real()) return bus::double_of(value.bits);
+  if (value.unit == bus::Unit::nanoseconds) {
+    return static_cast<double>(value.bits) / exposed_scale(value.unit);
+  }
+  if (value.type == bus::Type::i64) return static_cast<std::int64_t>(value.bits);
+  return value.bits;
+}
+
+Histogram exposed_histogram(const FieldValue& value) {
+  Histogram histogram;
+  histogram.bounds = value.bounds;
+  histogram.counts.assign(value.bounds->size() + 1, 0);
+  std::size_t bucket = 0;
+  for (std::size_t cell = 0; cell < value.cells.size(); ++cell) {
+    while (bucket < value.classic_cells.size() && cell > value.classic_cells[bucket]) ++bucket;
+    histogram.counts[bucket] += value.cells[cell];
+  }
+  histogram.sum = value.is_real() ? bus::double_of(value.bits)
+                                  : static_cast<double>(value.bits) / exposed_scale(value.unit);
+  return histogram;
+}
+
+}  // namespace rankbus

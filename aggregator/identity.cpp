@@ -1,0 +1,24 @@
+#include <algorithm>
+#include <rankbus/aggregator/identity.hpp>
+#include <rankbus/bus/segment.hpp>
+
+namespace rankbus {
+
+Labels joined(const Labels& a, const Labels& b) {
+  Labels all = a;
+  all.insert(all.end(), b.begin(), b.end());
+  const auto by_name = [](const auto& x, const auto& y) { return x.first < y.first; };
+  std::stable_sort(all.begin(), all.end(), by_name);
+  const auto same_name = [](const auto& x, const auto& y) { return x.first == y.first; };
+  all.erase(std::unique(all.begin(), all.end(), same_name), all.end());
+  return all;
+}
+
+Labels rank_labels(const Identity& who) {
+  Labels own{{"rank", who.rank == bus::kNoRank ? std::string() : std::to_string(who.rank)},
+             {"role", bus::role_name(who.role)}};
+  if (who.lane != 0) own.emplace_back("lane", std::to_string(who.lane));
+  return joined(engine_labels(who), own);
+}
+
+}  // namespace rankbus

@@ -1,0 +1,49 @@
+// The binary `rankbus` and its subcommands.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <functional>
+#include <map>
+#include <rankbus/aggregator/command_line.hpp>
+#include <rankbus/aggregator/daemon.hpp>
+#include <rankbus/aggregator/describe.hpp>
+#include <rankbus/aggregator/inspect.hpp>
+#include <rankbus/aggregator/version.hpp>
+#include <rankbus/producer/simulator/simulate.hpp>
+#include <string>
+
+namespace {
+
+int run(int argc, char** argv) {
+  CLI::App app{"rankbus: the node-local stats bus for tensor-parallel LLM inference", "rankbus"};
+  app.set_version_flag("--version", std::string("rankbus ") + rankbus::kVersion);
+  app.require_subcommand(1);
+  app.set_config("--config", "", "Read options from a file, sections named after subcommands");
+  std::map<std::string, std::function<int()>> commands;
+  commands["aggregate"] = rankbus::add_aggregate_command(app);
+  commands["simulate"] = rankbus::simulator::add_simulate_command(app);
+  commands["describe"] = rankbus::add_describe_command(app);
+  commands["inspect"] = rankbus::add_inspect_command(app);
+  try {
+    std::vector<std::string> arguments = rankbus::with_environment(app, argc, argv);
+    // CLI11 takes its arguments last first.
+    std::reverse(arguments.begin(), arguments.end());
+    app.parse(arguments);
+  } catch (const CLI::ParseError& error) {
+    // Help and version are successes; everything else is the user's input.
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  return commands.at(app.get_subcommands().front()->get_name())();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "rankbus: %s\n", error.what());
+    return 1;
+  }
+}

@@ -1,0 +1,232 @@
+#include <algorithm>
+#include <optional>
+#include <rankbus/aggregator/reduce.hpp>
+
+namespace rankbus {
+namespace {
+
+using bus::Kind;
+using bus::Reduction;
+
+bool is_shown(const IdentityState& state, double now_s, double retain_s) {
+  return now_s - state.last_alive_s <= retain_s;
+}
+
+// Retired totals plus those of the living, of one identity; gauges of the living only.
+std::map<Identity, FieldValues> values_by_identity(const BusReader& bus) {
+  std::map<Identity, FieldValues> all;
+  for (const auto& [who, state] : bus.identities()) all[who] = state.retired.values;
+  for (const auto& [name, segment] : bus.live()) {
+    FieldValues& values = all[segment.who];
+    for (auto& [key, value] : extract_values(*segment.reader)) {
+      const auto [at, fresh] = values.emplace(key, value);
+      // Buckets that changed over a restart: the family starts again with the living incarnation.
+      if (!fresh && !add_value(at->second, value)) at->second = value;
+    }
+  }
+  return all;
+}
+
+bool engine_is_shown(const BusReader& bus, const Identity& who, double now_s, double retain_s) {
+  return std::any_of(bus.identities().begin(), bus.identities().end(), [&](const auto& entry) {
+    return entry.first.same_engine(who) && is_shown(entry.second, now_s, retain_s);
+  });
+}
+
+double as_double(const FieldValue& value) {
+  return std::visit([](auto number) { return static_cast<double>(number); }, exposed_number(value));
+}
+
+// A gauge of an engine from those of its ranks and lanes.
+struct GaugeReduction {
+  std::optional<FieldValue> chosen;
+  std::uint32_t chosen_rank = 0;
+  double sum = 0;
+  std::uint64_t count = 0;
+
+  void take(const FieldValue& value, std::uint32_t rank) {
+    sum += as_double(value);
+    ++count;
+    const auto better = [&] {
+      switch (value.reduction) {
+        case Reduction::max:
+          return as_double(value) > as_double(*chosen);
+        case Reduction::min:
+          return as_double(value) < as_double(*chosen);
+        case Reduction::leader:
+          return rank < chosen_rank;
+        default:
+          return value.stamp >= chosen->stamp;
+      }
+    };
+    if (!chosen || better()) {
+      chosen = value;
+      chosen_rank = rank;
+    }
+  }
+  Number result() const {
+    if (chosen->reduction == Reduction::sum) return sum;
+    if (chosen->reduction == Reduction::mean) return sum / static_cast<double>(count);
+    return exposed_number(*chosen);
+  }
+};
+
+FamilyType family_type(Kind kind) {
+  return kind == Kind::gauge          ? FamilyType::gauge
+         : kind == Kind::distribution ? FamilyType::histogram
+                                      : FamilyType::counter;
+}
+
+struct EngineFamilies {
+  Identity who;  // Any of its identities; rank and lane mean nothing here.
+  std::map<FieldKey, FieldValue> added;
+  std::map<FieldKey, GaugeReduction> gauges;
+};
+
+void show(FamilyBuilder& out, const FieldKey& key, const FieldValue& value, const Labels& labels,
+          const Identity& who) {
+  Series& series =
+      out.series(key.first, family_type(value.kind), value.help, joined(labels, key.second), who);
+  if (value.kind == Kind::distribution) {
+    series.value = exposed_histogram(value);
+  } else {
+    series.value = exposed_number(value);
+  }
+}
+
+}  // namespace
+
+Series& FamilyBuilder::series(const std::string& name, FamilyType type, const std::string& help,
+                              const Labels& labels, const Identity& who) {
+  Growing& growing = families_[name];
+  if (growing.family.name.empty()) {
+    growing.family.name = name;
+    growing.family.type = type;
+  }
+  if (growing.family.help.empty()) growing.family.help = help;
+  Series& series = growing.series[labels];
+  series.labels = labels;
+  series.server = who.server;
+  series.engine = who.model.empty() && who.role == 0 ? "" : std::to_string(who.engine);
+  return series;
+}
+
+Series& FamilyBuilder::gauge(const std::string& name, const std::string& help, const Labels& labels,
+                             const Identity& who, Number value) {
+  Series& made = series(name, FamilyType::gauge, help, labels, who);
+  made.value = value;
+  return made;
+}
+
+Series& FamilyBuilder::counter(const std::string& name, const std::string& help,
+                               const Labels& labels, const Identity& who, Number value) {
+  Series& made = series(name, FamilyType::counter, help, labels, who);
+  made.value = value;
+  return made;
+}
+
+std::vector<Family> FamilyBuilder::take() {
+  std::vector<Family> families;
+  for (auto& [name, growing] : families_) {
+    for (auto& [labels, series] : growing.series)
+      growing.family.series.push_back(std::move(series));
+    families.push_back(std::move(growing.family));
+  }
+  families_.clear();
+  return families;
+}
+
+void reduce_records(const BusReader& bus, double now_s, const ReduceOptions& options,
+                    FamilyBuilder& out) {
+  std::map<EngineKey, EngineFamilies> engines;
+  for (const auto& [who, values] : values_by_identity(bus)) {
+    const bool rank_shown = is_shown(bus.identities().at(who), now_s, options.retain_rank_s);
+    if (!rank_shown && !engine_is_shown(bus, who, now_s, options.retain_engine_s)) continue;
+    EngineFamilies& engine = engines[{who.server, who.model, who.engine}];
+    engine.who = who;
+    for (const auto& [key, value] : values) {
+      if (value.reduction == Reduction::each) {
+        if (rank_shown) show(out, key, value, rank_labels(who), who);
+      } else if (value.kind == Kind::gauge) {
+        engine.gauges[key].take(value, who.rank);
+      } else {
+        const auto [at, fresh] = engine.added.emplace(key, value);
+        // Ranks of one engine with different buckets cannot be one histogram; the first stands.
+        if (!fresh) (void)add_value(at->second, value);
+      }
+    }
+  }
+  for (const auto& [key, engine] : engines) {
+    const Labels labels = engine_labels(engine.who);
+    for (const auto& [field, value] : engine.added) show(out, field, value, labels, engine.who);
+    for (const auto& [field, gauge] : engine.gauges) {
+      out.gauge(field.first, gauge.chosen->help, joined(labels, field.second), engine.who,
+                gauge.result());
+    }
+  }
+}
+
+std::vector<EngineTotals> engine_totals(const BusReader& bus, const TickClock& clock, double now_s,
+                                        const ReduceOptions& options, const CacheWindows& windows) {
+  std::map<EngineKey, EngineTotals> engines;
+  std::map<EngineKey, std::map<FieldKey, GaugeReduction>> gauges;
+  for (const auto& [who, values] : values_by_identity(bus)) {
+    if (!is_shown(bus.identities().at(who), now_s, options.retain_rank_s)) continue;
+    const EngineKey key{who.server, who.model, who.engine};
+    EngineTotals& engine = engines[key];
+    engine.server = who.server;
+    engine.server_label = who.server_label;
+    engine.model_name = who.model;
+    engine.engine = who.engine;
+    for (const auto& [field, value] : values) {
+      if (value.kind == Kind::gauge) gauges[key][field].take(value, who.rank);
+      if (field.first == "vllm:generation_tokens_total") engine.generation_tokens += value.bits;
+      if (field.first == "vllm:num_preemptions_total") engine.preemptions += value.bits;
+      if (field.first == "vllm:prompt_tokens_by_source_total" &&
+          field.second == Labels{{"source", "local_compute"}}) {
+        engine.prompt_tokens_computed += value.bits;
+      }
+    }
+  }
+  for (const auto& [name, segment] : bus.live()) {
+    const auto at = engines.find({segment.who.server, segment.who.model, segment.who.engine});
+    if (at == engines.end()) continue;
+    at->second.live = true;
+    const bus::SegmentHeader& header = segment.reader->header();
+    at->second.virtual_clock =
+        header.clock_domain == static_cast<std::uint32_t>(bus::ClockDomain::virtual_time);
+    for (const StreamState& stream : segment.reader->streams()) {
+      if (stream.totals.empty() || stream.totals[bus::kBodyLastStamp] == 0) continue;
+      const double stamp_s = clock.seconds(stream.totals[bus::kBodyLastStamp],
+                                           static_cast<bus::ClockSource>(header.clock_source));
+      at->second.clock_s = std::max(at->second.clock_s, stamp_s);
+    }
+  }
+  std::vector<EngineTotals> out;
+  for (auto& [key, engine] : engines) {
+    const auto number = [&](const char* name, const Labels& labels) -> std::optional<double> {
+      const auto found = gauges[key].find({name, labels});
+      if (found == gauges[key].end()) return std::nullopt;
+      return std::visit([](auto value) { return static_cast<double>(value); },
+                        found->second.result());
+    };
+    const auto whole = [&](const char* name, const Labels& labels) -> std::optional<std::uint64_t> {
+      const auto value = number(name, labels);
+      return value ? std::optional(static_cast<std::uint64_t>(*value)) : std::nullopt;
+    };
+    engine.running = whole("vllm:num_requests_running", {});
+    engine.waiting = whole("vllm:num_requests_waiting", {});
+    engine.deferred = whole("vllm:num_requests_waiting_by_reason", {{"reason", "deferred"}});
+    engine.kv_cache_usage = number("vllm:kv_cache_usage_perc", {});
+    if (const auto window = windows.find(key); window != windows.end()) {
+      engine.prefix_cache = window->second.sum();
+    }
+    // Servers without an engine's records (a lone worker) have no throughput to speak of.
+    if (engine.running || engine.generation_tokens > 0 || engine.prompt_tokens_computed > 0) {
+      out.push_back(std::move(engine));
+    }
+  }
+  return out;
+}
+
+}  // namespace rankbus

@@ -1,0 +1,66 @@
+// aggregator/reduce.hpp: from every producer's totals to the families of a snapshot.
+//
+// The schema says how each field goes from ranks and lanes to the engine: counters and
+// distributions add up over living and dead incarnations, gauges of the living reduce as declared,
+// and what is declared `each` keeps a series per rank. Rates are never stored, so none is ever
+// averaged.
+#pragma once
+
+#include <map>
+#include <rankbus/aggregator/bus_reader.hpp>
+#include <rankbus/aggregator/cache_window.hpp>
+#include <rankbus/aggregator/snapshot.hpp>
+#include <rankbus/aggregator/tick_clock.hpp>
+#include <string>
+
+namespace rankbus {
+
+struct ReduceOptions {
+  double retain_engine_s = 3600;  // How long series of an engine without a living process stay.
+  double retain_rank_s = 300;     // The same for series of one rank.
+};
+
+// Families by name, before they become a snapshot.
+class FamilyBuilder {
+ public:
+  // The series with these labels; made if it is not there. Help and type of the first mention
+  // stand.
+  Series& series(const std::string& name, FamilyType type, const std::string& help,
+                 const Labels& labels, const Identity& who);
+  Series& gauge(const std::string& name, const std::string& help, const Labels& labels,
+                const Identity& who, Number value);
+  Series& counter(const std::string& name, const std::string& help, const Labels& labels,
+                  const Identity& who, Number value);
+  std::vector<Family> take();
+
+ private:
+  struct Growing {
+    Family family;
+    std::map<Labels, Series> series;
+  };
+  std::map<std::string, Growing> families_;
+};
+
+// Cache windows by engine, fed by the caller from samples.
+struct EngineKey {
+  std::string server;
+  std::string model;
+  std::uint32_t engine = 0;
+  auto operator<=>(const EngineKey&) const = default;
+};
+using CacheWindows = std::map<EngineKey, CacheHitWindow>;
+
+// Adds the families that follow from the producers' schemas.
+void reduce_records(const BusReader& bus, double now_s, const ReduceOptions& options,
+                    FamilyBuilder& out);
+
+// Adds what rankbus says of itself and of the processes it reads (the catalogue's part without
+// joins).
+void add_self_metrics(const BusReader& bus, const TickClock& clock, double now_s,
+                      const ReduceOptions& options, FamilyBuilder& out);
+
+// What the throughput line needs, per engine with a living or recently living process.
+std::vector<EngineTotals> engine_totals(const BusReader& bus, const TickClock& clock, double now_s,
+                                        const ReduceOptions& options, const CacheWindows& windows);
+
+}  // namespace rankbus

@@ -1,0 +1,328 @@
+#include <algorithm>
+#include <cstring>
+#include <rankbus/aggregator/schema_reader.hpp>
+#include <stdexcept>
+#include <utility>
+
+namespace rankbus {
+namespace {
+
+using bus::FieldDescriptor;
+using bus::Kind;
+using bus::SegmentHeader;
+using bus::StreamDescriptor;
+using bus::Type;
+
+// Thrown and caught inside this file only: a schema is wrong in one of fifty ways, and the first
+// ends the parse.
+struct Refusal : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+void require(bool condition, const std::string& message) {
+  if (!condition) throw Refusal(message);
+}
+
+bool is_name(const std::string& text) {
+  return !text.empty() && text.size() <= bus::kMaxNameBytes &&
+         std::all_of(text.begin(), text.end(),
+                     [](unsigned char c) {
+                       return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+                              (c >= '0' && c <= '9') || c == '_' || c == ':';
+                     }) &&
+         !(text[0] >= '0' && text[0] <= '9');
+}
+
+bool is_utf8(const std::string& text) {
+  for (std::size_t i = 0; i < text.size();) {
+    const auto lead = static_cast<unsigned char>(text[i]);
+    const std::size_t length = lead < 0x80       ? 1
+                               : lead >> 5 == 6  ? 2
+                               : lead >> 4 == 14 ? 3
+                               : lead >> 3 == 30 ? 4
+                                                 : 0;
+    if (length == 0 || i + length > text.size()) return false;
+    for (std::size_t k = 1; k < length; ++k) {
+      if ((static_cast<unsigned char>(text[i + k]) & 0xc0) != 0x80) return false;
+    }
+    i += length;
+  }
+  return true;
+}
+
+class SchemaParser {
+ public:
+  SchemaParser(const SegmentHeader& header, std::span<const unsigned char> bytes)
+      : header_(header), bytes_(bytes) {}
+
+  std::vector<StreamSchema> parse() {
+    std::vector<StreamSchema> streams;
+    std::vector<std::pair<std::uint64_t, std::uint64_t>> extents;
+    extents.emplace_back(0, header_.schema_offset + header_.schema_bytes);
+    for (std::uint32_t s = 0; s < header_.stream_count; ++s) {
+      const auto descriptor =
+          copy_at<StreamDescriptor>(std::uint64_t{s} * header_.stream_descriptor_bytes);
+      streams.push_back(parse_stream(descriptor));
+      add_extents(streams.back(), extents);
+    }
+    std::sort(extents.begin(), extents.end());
+    for (std::size_t i = 1; i < extents.size(); ++i) {
+      require(extents[i].first >= extents[i - 1].second, "parts of the segment overlap");
+    }
+    require(extents.back().second <= header_.segment_bytes, "a stream ends behind the segment");
+    return streams;
+  }
+
+ private:
+  template <class T>
+  T copy_at(std::uint64_t offset) const {
+    require(offset <= bytes_.size() && bytes_.size() - offset >= sizeof(T),
+            "the schema is shorter than its descriptors");
+    T copy;
+    std::memcpy(&copy, bytes_.data() + offset, sizeof copy);
+    return copy;
+  }
+
+  std::string text(std::uint32_t offset, std::uint32_t size, std::uint32_t most,
+                   const char* what) const {
+    require(size <= most && offset <= bytes_.size() && size <= bytes_.size() - offset,
+            std::string("the text of a ") + what + " lies outside the schema or is too long");
+    return {reinterpret_cast<const char*>(bytes_.data()) + offset, size};
+  }
+
+  StreamSchema parse_stream(const StreamDescriptor& in) {
+    StreamSchema out;
+    out.name = text(in.name_offset, in.name_bytes, bus::kMaxNameBytes, "stream name");
+    require(is_name(out.name), "a stream's name has characters outside [a-zA-Z0-9_:]");
+    const std::string where = "stream " + out.name + ": ";
+    out.help = text(in.help_offset, in.help_bytes, bus::kMaxHelpBytes, "stream help");
+    require(is_utf8(out.help), where + "help is not UTF-8");
+    require(in.field_count >= 1 && in.field_count <= bus::kMaxFieldsPerStream,
+            where + "field count");
+    require(in.slot_format == static_cast<std::uint32_t>(bus::SlotFormat::sequence_word),
+            where + "slot format " + std::to_string(in.slot_format) + ", this build reads 1");
+    require(in.slot_bytes >= bus::kMinSlotBytes && in.slot_bytes <= bus::kMaxSlotBytes &&
+                in.slot_bytes % 8 == 0,
+            where + "slot size");
+    require(
+        in.capacity >= bus::kMinCapacity && in.capacity <= bus::kMaxCapacity &&
+            (in.capacity & (in.capacity - 1)) == 0,
+        where + "capacity " + std::to_string(in.capacity) + " is not a power of two within limits");
+    require(in.label_rows <= bus::kMaxLabelRows, where + "label rows");
+    out.slots_offset = in.slots_offset;
+    out.checkpoint_offset = in.checkpoint_offset;
+    out.slot_bytes = in.slot_bytes;
+    out.capacity = in.capacity;
+    out.plan.field_count = in.field_count;
+    out.plan.label_rows = in.label_rows;
+    out.plan.part_offset = in.part_offset;
+    out.plan.payload_words = in.slot_bytes / 8 - 1;
+    const std::uint32_t payload_bytes = in.slot_bytes - 8;
+    require(in.part_offset == bus::kNoOffset ||
+                (in.part_offset % 2 == 0 && in.part_offset <= payload_bytes - 2),
+            where + "part offset");
+    for (std::uint32_t f = 0; f < in.field_count; ++f) {
+      parse_field(in, f, payload_bytes, out, where);
+    }
+    require((out.plan.label_count > 0) == (in.label_rows > 0), where + "label rows without labels");
+    finish_totals(in, out, where);
+    return out;
+  }
+
+  void parse_field(const StreamDescriptor& stream, std::uint32_t f, std::uint32_t payload_bytes,
+                   StreamSchema& out, const std::string& stream_name) {
+    const std::uint64_t first =
+        std::uint64_t{header_.stream_count} * header_.stream_descriptor_bytes;
+    const auto in = copy_at<FieldDescriptor>(first + (std::uint64_t{stream.first_field} + f) *
+                                                         header_.field_descriptor_bytes);
+    FieldSchema field;
+    field.name = text(in.name_offset, in.name_bytes, bus::kMaxNameBytes, "field name");
+    const std::string where = stream_name + "field " + field.name + ": ";
+    require(is_name(field.name), where + "name has characters outside [a-zA-Z0-9_:]");
+    field.metric = text(in.metric_offset, in.metric_bytes, bus::kMaxNameBytes, "metric name");
+    require(field.metric.empty() || is_name(field.metric), where + "metric name");
+    field.help = text(in.help_offset, in.help_bytes, bus::kMaxHelpBytes, "help");
+    require(is_utf8(field.help), where + "help is not UTF-8");
+    field.fixed_label =
+        text(in.fixed_label_offset, in.fixed_label_bytes, bus::kMaxNameBytes, "label");
+    require(field.fixed_label.empty() ||
+                (is_name(field.fixed_label) && field.fixed_label.find(':') == std::string::npos),
+            where + "label name");
+    field.fixed_value =
+        text(in.fixed_value_offset, in.fixed_value_bytes, bus::kMaxLabelTextBytes, "label value");
+    require(is_utf8(field.fixed_value), where + "label value is not UTF-8");
+    require(in.kind >= 1 && in.kind <= 7 && in.type >= 1 && in.type <= 6 && in.unit >= 1 &&
+                in.unit <= 5 && in.reduction >= 1 && in.reduction <= 8,
+            where + "kind, type, unit or reduction unknown to this build");
+    field.unit = static_cast<bus::Unit>(in.unit);
+    field.reduction = static_cast<bus::Reduction>(in.reduction);
+    bus::FieldPlan& plan = out.plan.fields[f];
+    plan.kind = static_cast<Kind>(in.kind);
+    plan.type = static_cast<Type>(in.type);
+    check_place(in, payload_bytes, out, plan, where);
+    if (plan.kind == Kind::label) parse_label(in, f, out, field, where);
+    require(in.by_field == bus::kNoField || in.by_field < stream.field_count,
+            where + "label field");
+    plan.by_field = in.by_field;
+    if (plan.kind == Kind::distribution) parse_bounds(in, field, plan, where);
+    out.fields.push_back(std::move(field));
+  }
+
+  static void check_place(const FieldDescriptor& in, std::uint32_t payload_bytes,
+                          const StreamSchema& stream, bus::FieldPlan& plan,
+                          const std::string& where) {
+    const std::uint32_t bytes = bus::type_bytes(plan.type);
+    require(in.capacity >= 1 && in.capacity <= bus::kMaxSlotBytes / 8, where + "array capacity");
+    require(in.slot_offset % bytes == 0 && in.slot_offset <= payload_bytes &&
+                std::uint64_t{in.capacity} * bytes <= payload_bytes - in.slot_offset,
+            where + "lies outside its slot");
+    plan.capacity = static_cast<std::uint16_t>(in.capacity);
+    plan.slot_offset = in.slot_offset;
+    plan.count_offset = in.count_offset;
+    if (in.capacity > 1) {
+      require(bytes == 8 && stream.plan.part_offset != bus::kNoOffset && in.count_offset % 2 == 0 &&
+                  in.count_offset <= payload_bytes - 2,
+              where + "array without a count in the slot");
+    }
+  }
+
+  void parse_label(const FieldDescriptor& in, std::uint32_t f, StreamSchema& out,
+                   FieldSchema& field, const std::string& where) const {
+    require(out.plan.label_count < bus::kMaxLabelFieldsPerStream, where + "too many labels");
+    require(out.plan.fields[f].capacity == 1, where + "a label cannot be an array");
+    require(is_name(field.metric) && field.metric.find(':') == std::string::npos,
+            where + "label name");
+    out.plan.label_fields[out.plan.label_count++] = f;
+    const std::string domain =
+        text(in.domain_offset, in.domain_bytes, bus::kMaxSchemaBytes, "domain");
+    require(is_utf8(domain), where + "domain is not UTF-8");
+    for (std::size_t at = 0; !domain.empty() && at <= domain.size();) {
+      const std::size_t end = std::min(domain.find('\n', at), domain.size());
+      field.domain.push_back(domain.substr(at, end - at));
+      at = end + 1;
+    }
+    require(field.domain.size() <= bus::kMaxLabelRows, where + "domain too large");
+  }
+
+  void parse_bounds(const FieldDescriptor& in, FieldSchema& field, bus::FieldPlan& plan,
+                    const std::string& where) const {
+    require(in.bounds_count <= bus::kMaxCellsPerField && in.bounds_offset <= bytes_.size() &&
+                std::uint64_t{in.bounds_count} * sizeof(double) <= bytes_.size() - in.bounds_offset,
+            where + "bounds lie outside the schema");
+    std::vector<double> bounds(in.bounds_count);
+    if (!bounds.empty()) {
+      std::memcpy(bounds.data(), bytes_.data() + in.bounds_offset, bounds.size() * sizeof(double));
+    }
+    auto table = std::make_shared<bus::CellTable>();
+    field.classic_cells.resize(bounds.size());
+    require(bus::build_cell_table(*table, bounds.data(), in.bounds_count, in.native_first,
+                                  in.native_last, field.unit, field.classic_cells.data()),
+            where + "bounds must be positive, ascending, and make at most " +
+                std::to_string(bus::kMaxCellsPerField) + " cells");
+    field.native_first = in.native_first;
+    field.native_last = in.native_last;
+    field.bounds = std::make_shared<const std::vector<double>>(std::move(bounds));
+    field.table = std::move(table);
+    plan.table = field.table.get();
+  }
+
+  // Totals are laid out by the rule of bus/totals.hpp; a segment that says otherwise is foreign.
+  void finish_totals(const StreamDescriptor& in, StreamSchema& out,
+                     const std::string& where) const {
+    for (std::uint32_t f = 0; f < in.field_count; ++f) {
+      const std::uint32_t by = out.plan.fields[f].by_field;
+      require(by == bus::kNoField || out.plan.fields[by].kind == Kind::label,
+              where + "split by no label");
+    }
+    bus::lay_out_totals(out.plan);
+    require(out.plan.body_words == in.checkpoint_words,
+            where + "size of totals differs from the schema's");
+    require((in.checkpoint_words == 0) == (in.checkpoint_offset == 0), where + "checkpoint offset");
+    out.checkpoint_stride =
+        bus::align_up((1 + std::uint64_t{in.checkpoint_words}) * 8, bus::kLineBytes);
+  }
+
+  void add_extents(const StreamSchema& stream,
+                   std::vector<std::pair<std::uint64_t, std::uint64_t>>& extents) const {
+    const auto add = [&](std::uint64_t offset, std::uint64_t size) {
+      require(offset % 8 == 0 && offset <= header_.segment_bytes &&
+                  size <= header_.segment_bytes - offset,
+              "stream " + stream.name + " lies outside the segment");
+      extents.emplace_back(offset, offset + size);
+    };
+    add(stream.slots_offset, std::uint64_t{stream.capacity} * stream.slot_bytes);
+    if (stream.plan.body_words > 0) add(stream.checkpoint_offset, 2 * stream.checkpoint_stride);
+  }
+
+  const SegmentHeader& header_;
+  std::span<const unsigned char> bytes_;
+};
+
+void check_header(const SegmentHeader& h, std::uint64_t file_bytes) {
+  require(h.magic == bus::kSegmentMagic, "not a rankbus segment (magic)");
+  require(h.min_reader_version <= bus::kLayoutVersion && h.layout_version >= bus::kLayoutVersion,
+          "layout version " + std::to_string(h.layout_version) + " (readable by " +
+              std::to_string(h.min_reader_version) + " and later), this build reads " +
+              std::to_string(bus::kLayoutVersion) +
+              ". Upgrade the aggregator before the producers");
+  require(h.header_bytes >= sizeof(SegmentHeader) && h.header_bytes <= 64 * 1024 &&
+              h.stream_descriptor_bytes >= sizeof(StreamDescriptor) &&
+              h.stream_descriptor_bytes <= 4096 &&
+              h.field_descriptor_bytes >= sizeof(FieldDescriptor) &&
+              h.field_descriptor_bytes <= 4096,
+          "descriptor sizes");
+  require(h.segment_bytes <= file_bytes && h.segment_bytes <= bus::kMaxSegmentBytes,
+          "the file has " + std::to_string(file_bytes) + " bytes, its header says " +
+              std::to_string(h.segment_bytes));
+  require(h.stream_count >= 1 && h.stream_count <= bus::kMaxStreams, "stream count");
+  const auto inside = [&](std::uint64_t offset, std::uint64_t size) {
+    return offset % 8 == 0 && offset >= sizeof(SegmentHeader) && offset <= h.segment_bytes &&
+           size <= h.segment_bytes - offset;
+  };
+  require(inside(h.status_offset, sizeof(bus::StatusLine)), "status lies outside the segment");
+  require(inside(h.activity_offset, h.stream_count * 8ull), "activity lies outside the segment");
+  require(h.schema_bytes >= 1 && h.schema_bytes <= bus::kMaxSchemaBytes &&
+              inside(h.schema_offset, h.schema_bytes),
+          "schema lies outside the segment");
+  require(
+      h.dictionary_entries <= bus::kMaxDictionaryEntries &&
+          h.dictionary_text_bytes <= bus::kMaxDictionaryTextBytes &&
+          inside(h.dictionary_offset, 8ull * (1 + h.dictionary_entries) + h.dictionary_text_bytes),
+      "dictionary lies outside the segment");
+  require(h.role >= 1 && h.role <= 4 && h.kv_role <= 3 && h.clock_domain >= 1 &&
+              h.clock_domain <= 2 && h.clock_source >= 1 && h.clock_source <= 3,
+          "role or clock unknown to this build");
+  require(h.axis_count <= bus::kMaxAxes && h.group_count <= bus::kMaxGroups, "axes or groups");
+}
+
+}  // namespace
+
+int StreamSchema::find(std::string_view field_name) const {
+  for (std::size_t i = 0; i < fields.size(); ++i) {
+    if (fields[i].name == field_name) return static_cast<int>(i);
+  }
+  return -1;
+}
+
+Result<SegmentHeader> check_untrusted_header(const SegmentHeader& header,
+                                             std::uint64_t file_bytes) {
+  try {
+    check_header(header, file_bytes);
+    return header;
+  } catch (const Refusal& refusal) {
+    return Error{refusal.what()};
+  }
+}
+
+Result<std::vector<StreamSchema>> parse_untrusted_schema(const SegmentHeader& header,
+                                                         std::span<const unsigned char> schema) {
+  try {
+    require(bus::fnv1a(schema.data(), schema.size()) == header.schema_hash,
+            "the schema's hash differs from the header's");
+    return SchemaParser(header, schema).parse();
+  } catch (const Refusal& refusal) {
+    return Error{refusal.what()};
+  }
+}
+
+}  // namespace rankbus

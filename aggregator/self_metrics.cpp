@@ -1,0 +1,233 @@
+// What rankbus says of itself and of the processes that it reads: the part of the catalogue that
+// needs no joins across ranks.
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <optional>
+#include <rankbus/aggregator/reduce.hpp>
+#include <rankbus/aggregator/version.hpp>
+#include <rankbus/bus/segment.hpp>
+#include <string>
+
+namespace rankbus {
+namespace {
+
+const Identity kNobody{};
+
+bool is_worker(const Identity& who) {
+  return who.role == static_cast<std::uint32_t>(bus::Role::worker);
+}
+
+// State letter of a process, from /proc; 0 if it cannot be seen. A pid is a hint: it is believed
+// only where it was taken on this boot and the process is still the one that holds the segment's
+// lock.
+char process_state(std::uint32_t pid) {
+  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+  std::string text;
+  if (!std::getline(file, text)) return 0;
+  const std::size_t end = text.rfind(')');
+  return end != std::string::npos && end + 2 < text.size() ? text[end + 2] : '\0';
+}
+
+Labels info_labels(const LiveSegment& segment) {
+  const bus::SegmentHeader& header = segment.reader->header();
+  Labels extra;
+  for (std::uint32_t i = 0; i < header.axis_count; ++i) {
+    const std::string name = bounded_text(header.axes[i].name);
+    const bool plain = !name.empty() && std::all_of(name.begin(), name.end(), [](unsigned char c) {
+      return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_';
+    });
+    if (!plain) continue;
+    extra.emplace_back(name + "_rank", std::to_string(header.axes[i].rank));
+    extra.emplace_back(name + "_size", std::to_string(header.axes[i].size));
+  }
+  extra.emplace_back("local_rank",
+                     header.local_rank == bus::kNoRank ? "" : std::to_string(header.local_rank));
+  extra.emplace_back("host", bounded_text(header.host));
+  extra.emplace_back("gpu", bounded_text(header.gpu));
+  extra.emplace_back("pid", std::to_string(header.pid));
+  extra.emplace_back("clock", header.clock_domain == 2 ? "virtual" : "real");
+  return joined(rank_labels(segment.who), extra);
+}
+
+void add_engines(const BusReader& bus, FamilyBuilder& out) {
+  struct Ranks {
+    Identity who;
+    std::uint64_t expected = 0;
+    std::map<std::uint32_t, int> reporting;
+  };
+  std::map<EngineKey, Ranks> engines;
+  for (const auto& [name, segment] : bus.live()) {
+    if (!is_worker(segment.who)) continue;
+    Ranks& ranks = engines[{segment.who.server, segment.who.model, segment.who.engine}];
+    ranks.who = segment.who;
+    ranks.expected =
+        std::max<std::uint64_t>(ranks.expected, segment.reader->header().local_world_size);
+    ++ranks.reporting[segment.who.rank];
+  }
+  // An engine whose ranks are all gone still expects them.
+  for (const auto& [who, state] : bus.identities()) {
+    if (!is_worker(who)) continue;
+    Ranks& ranks = engines[{who.server, who.model, who.engine}];
+    if (ranks.reporting.empty()) ranks.who = who;
+  }
+  for (const auto& [key, ranks] : engines) {
+    const Labels labels = engine_labels(ranks.who);
+    if (ranks.expected > 0) {
+      out.gauge("rankbus_ranks_expected", "Worker ranks that the engine should have on this node",
+                labels, ranks.who, ranks.expected);
+    }
+    out.gauge("rankbus_ranks_reporting",
+              "Worker ranks of the engine with a living producer on this node", labels, ranks.who,
+              std::uint64_t{ranks.reporting.size()});
+  }
+}
+
+void add_rank_state(const LiveSegment* segment, const Identity& who, double now_s,
+                    FamilyBuilder& out) {
+  const char* state = "dead";
+  if (segment != nullptr) {
+    const char process = process_state(segment->reader->header().pid);
+    state = process == 'T' || process == 't'   ? "stopped"
+            : now_s - segment->active_s > 10.0 ? "idle"
+                                               : "ok";
+  }
+  for (const char* each : {"ok", "idle", "stopped", "dead"}) {
+    out.gauge("rankbus_rank_state",
+              "1 for the state that the process is in: ok (records within 10 s), idle, stopped (by "
+              "a signal) or dead",
+              joined(rank_labels(who), {{"state", each}}), who,
+              std::uint64_t{std::string(each) == state ? 1u : 0u});
+  }
+}
+
+void add_streams(const Identity& who, const std::map<std::string, StreamCounts>& streams,
+                 FamilyBuilder& out) {
+  const Labels rank = rank_labels(who);
+  StreamCounts all;
+  for (const auto& [stream, counts] : streams) {
+    all.add(counts);
+    const Labels labels = joined(rank, {{"stream", stream}});
+    out.counter("rankbus_records_total", "Records read from a producer's stream", labels, who,
+                counts.records);
+    const char* lost =
+        "Samples that never reached the aggregator, by cause: lapped (overwritten before they were "
+        "read) or abandoned (the producer died inside the record). Totals do not depend on samples";
+    out.counter("rankbus_samples_lost_total", lost, joined(labels, {{"cause", "lapped"}}), who,
+                counts.lost_lapped);
+    if (counts.abandoned > 0) {
+      out.counter("rankbus_samples_lost_total", lost, joined(labels, {{"cause", "abandoned"}}), who,
+                  counts.abandoned);
+    }
+    if (counts.invalid > 0) {
+      out.counter("rankbus_invalid_values_total",
+                  "Values that were NaN or infinite, not counted elsewhere", labels, who,
+                  counts.invalid);
+    }
+    if (counts.negative > 0) {
+      out.counter("rankbus_negative_values_total",
+                  "Negative amounts and durations; a duration counts in the lowest bucket and adds "
+                  "nothing to the sum",
+                  labels, who, counts.negative);
+    }
+    if (counts.label_overflow > 0) {
+      out.counter("rankbus_label_overflow_total",
+                  "Records counted under the label value `other`, because the stream's label rows "
+                  "were used up",
+                  labels, who, counts.label_overflow);
+    }
+  }
+  out.counter("rankbus_checkpoints_verified_total",
+              "Checkpoints whose totals equal the folded records, bit for bit", rank, who,
+              all.verified);
+  out.counter("rankbus_checkpoints_skipped_total",
+              "Checkpoints not compared, because samples before them were lost", rank, who,
+              all.skipped);
+  out.counter("rankbus_checkpoints_mismatches_total",
+              "Checkpoints whose totals differ from the folded records; must be 0", rank, who,
+              all.mismatches);
+}
+
+void add_process(const BusReader& bus, FamilyBuilder& out) {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) * 1e-6;
+  };
+  out.counter("process_cpu_seconds_total", "User and system CPU time of the aggregator", {},
+              kNobody, seconds(usage.ru_utime) + seconds(usage.ru_stime));
+  std::ifstream memory("/proc/self/statm");
+  std::uint64_t pages = 0, resident = 0;
+  memory >> pages >> resident;
+  out.gauge("process_resident_memory_bytes",
+            "Resident memory of the aggregator, mapped segments included", {}, kNobody,
+            resident * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)));
+  static const double started = static_cast<double>(bus::clock_ns(CLOCK_REALTIME)) * 1e-9;
+  out.gauge("process_start_time_seconds", "When the aggregator started, seconds since the epoch",
+            {}, kNobody, started);
+  out.gauge("rankbus_build_info", "1; version and layout of this aggregator",
+            {{"layout", std::to_string(bus::kLayoutVersion)}, {"version", kVersion}}, kNobody,
+            std::uint64_t{1});
+  out.gauge("rankbus_segments", "Segments of the bus that are being read", {}, kNobody,
+            std::uint64_t{bus.live().size()});
+  out.gauge("rankbus_segments_rejected",
+            "Files of the bus that bear a segment's name and could not be read", {}, kNobody,
+            bus.rejected());
+  out.counter("rankbus_segments_retired_total",
+              "Segments of dead producers that were read to their end", {}, kNobody,
+              bus.retired_segments());
+  out.counter("rankbus_segments_removed_unread_total",
+              "Segments of dead producers that others removed to stay in the budget while no "
+              "aggregator ran",
+              {}, kNobody, bus.removed_unread());
+}
+
+}  // namespace
+
+void add_self_metrics(const BusReader& bus, const TickClock& clock, double now_s,
+                      const ReduceOptions& options, FamilyBuilder& out) {
+  std::map<Identity, const LiveSegment*> living;
+  std::map<Identity, std::map<std::string, StreamCounts>> streams;
+  for (const auto& [who, state] : bus.identities()) {
+    if (now_s - state.last_alive_s <= options.retain_rank_s) {
+      living[who] = nullptr;
+      streams[who] = state.retired.streams;
+    }
+  }
+  for (const auto& [name, segment] : bus.live()) {
+    living[segment.who] = &segment;
+    const bus::SegmentHeader& header = segment.reader->header();
+    std::optional<double>
+        newest_s;  // A virtual stamp says nothing of age; then, when it was noticed.
+    for (const StreamState& stream : segment.reader->streams()) {
+      streams[segment.who][stream.schema.name].add(counts_of(stream));
+      if (header.clock_domain != 1 || stream.totals.empty() ||
+          stream.totals[bus::kBodyLastStamp] == 0)
+        continue;
+      newest_s = std::max(newest_s.value_or(0.0),
+                          clock.seconds(stream.totals[bus::kBodyLastStamp],
+                                        static_cast<bus::ClockSource>(header.clock_source)));
+    }
+    out.gauge("rankbus_rank_info", "1; axes, place and process of a producer", info_labels(segment),
+              segment.who, std::uint64_t{1});
+    out.gauge("rankbus_source_age_seconds", "Time since a living producer's newest record",
+              rank_labels(segment.who), segment.who,
+              std::max(0.0, now_s - newest_s.value_or(segment.active_s)));
+    if (!segment.quarantine.empty()) {
+      out.gauge("rankbus_quarantined",
+                "1 for a segment that contradicts itself and is read no more",
+                joined(rank_labels(segment.who), {{"reason", "inconsistent"}}), segment.who,
+                std::uint64_t{1});
+    }
+  }
+  for (const auto& [who, segment] : living) {
+    add_rank_state(segment, who, now_s, out);
+    add_streams(who, streams[who], out);
+  }
+  add_engines(bus, out);
+  add_process(bus, out);
+}
+
+}  // namespace rankbus

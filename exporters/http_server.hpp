@@ -1,0 +1,60 @@
+// exporters/http_server.hpp: serves snapshots over HTTP.
+//
+//   GET /metrics?server=&engine=   Prometheus text, current as of the request
+//   GET /healthz                   200 while the process answers at all
+//   GET /readyz                    200 once the first pass over the bus is complete
+//   GET /                          a page with links to these
+//
+// Two threads. One does all network I/O and never waits for anything but the network, so neither a
+// slow client nor a slow read of the bus delays another client. The other one asks for a fresh
+// snapshot: once for everybody who is waiting by then, since a read that begins after a request
+// arrived is fresh for that request.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <rankbus/aggregator/snapshot.hpp>
+#include <rankbus/exporters/listen_address.hpp>
+#include <rankbus/exporters/or_error.hpp>
+#include <string>
+
+namespace rankbus {
+
+// What one client, or many, may take from the process at most.
+struct HttpLimits {
+  unsigned connections = 64;          // Further ones wait in the kernel's queue.
+  unsigned idle_timeout_s = 30;       // A connection without progress for so long is closed.
+  std::size_t request_bytes = 16384;  // Request line and headers, with the library's own needs.
+};
+
+class HttpServer {
+ public:
+  // Called on the server's own thread, never by two threads at once. May wait, for a bounded time.
+  // Null, or an exception, becomes a 503 with a reason.
+  using FreshSnapshot = std::function<std::shared_ptr<const Snapshot>()>;
+
+  static OrError<std::unique_ptr<HttpServer>> start(const ListenAddress& address,
+                                                    FreshSnapshot fresh_snapshot,
+                                                    const HttpLimits& limits = {});
+  ~HttpServer();
+  HttpServer(const HttpServer&) = delete;
+  HttpServer& operator=(const HttpServer&) = delete;
+
+  // Stops listening, answers what has been asked, gives the answers a moment to leave, and closes.
+  // Idempotent; waits for a FreshSnapshot call in progress.
+  void stop();
+
+  // Where it really listens: with the port that the kernel chose, if it was asked to.
+  const ListenAddress& address() const;
+  std::uint16_t port() const { return address().port(); }
+
+ private:
+  class Impl;
+  explicit HttpServer(std::unique_ptr<Impl> impl);
+
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace rankbus

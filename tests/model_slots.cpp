@@ -1,0 +1,332 @@
+// tests/model_slots.cpp: the slots and checkpoints of
+// bus/slot.hpp in every execution that C++ allows.
+//
+// Goal: the code that workers run, not a copy of it, keeps its promises on a memory weaker than any
+// machine's. That each of its orderings is needed for that is shown in tests/model_variants.cpp.
+// Method: tests/model/view_memory.hpp runs the writer once and the
+// reader in every possible way, from one record up to a few laps,
+// deterministically; there is no seed. tests/model/README.md sums up.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <string>
+
+#include "model/variants.hpp"
+
+namespace rankbus::model {
+namespace {
+
+using bus::ProcessMemory;
+
+// Asks ProcessMemory itself.
+template <class Question>
+void expect_holds(const char* what, const Shape& shape, Word records, Question question) {
+  const Exploration result = explore(shape, ProcessMemory{}, records, question);
+  std::printf(
+      "  %-24s capacity %llu, %zu fields, interval %llu, %llu records: %zu executions, %zu tell\n",
+      what, static_cast<unsigned long long>(shape.capacity), shape.fields,
+      static_cast<unsigned long long>(shape.checkpoint_interval),
+      static_cast<unsigned long long>(result.records), result.executions, result.conclusive);
+  EXPECT_GT(result.conclusive, 0U) << what;
+  EXPECT_FALSE(result.broken()) << what << "\n" << result.counterexample;
+}
+
+template <class Question>
+std::string counterexample(const Shape& shape, const Orders& orders, Word records,
+                           Question question) {
+  return explore(shape, ViewMemory(orders), records, question).counterexample;
+}
+
+Orders with_release_mark(Orders orders) {
+  orders.store_mark = Order::release;
+  return orders;
+}
+
+Orders orders_of_process_memory() {
+  Machine machine({"x"});
+  Word* const x = machine.at(0);
+  const ProcessMemory memory;
+  const auto order_of = [&](auto operation) {
+    machine.take_last_order();
+    operation();
+    return machine.take_last_order();
+  };
+  Orders orders;
+  orders.store_mark = order_of([&] { memory.store_mark(x, 1); });
+  orders.fence_after_mark = order_of([&] { memory.fence_after_mark(); });
+  orders.store_field = order_of([&] { memory.store_field(x, 1); });
+  orders.store_whole = order_of([&] { memory.store_whole(x, 1); });
+  orders.store_published = order_of([&] { memory.store_published(x, 1); });
+  machine.start_reading();
+  orders.load_word = order_of([&] { memory.load_word(x); });
+  orders.load_field = order_of([&] { memory.load_field(x); });
+  orders.fence_before_recheck = order_of([&] { memory.fence_before_recheck(); });
+  orders.load_word_again = order_of([&] { memory.load_word_again(x); });
+  orders.load_published = order_of([&] { memory.load_published(x); });
+  return orders;
+}
+
+// The variants weaken what ProcessMemory really does, or what it does for thread sanitizer.
+TEST(Model, ProcessMemory_EachOperation_HasTheOrderThatTheVariantsWeaken) {
+#if defined(RANKBUS_TSAN)
+  EXPECT_EQ(orders_of_process_memory(), orders_without_fences());
+#else
+  EXPECT_EQ(orders_of_process_memory(), Orders{});
+#endif
+}
+
+// Part 1: slots.
+
+TEST(Model, Slot_WriterRacesReader_OutcomeIsTheTruthAndNeverTorn) {
+  for (const Word capacity : {1, 2, 4}) {
+    for (const std::size_t fields : {2, 3}) {
+      const Shape shape = {.capacity = capacity, .fields = fields};
+      expect_holds("any slot, any time", shape, 3 * capacity + 1, ask_slot<const ProcessMemory>);
+    }
+  }
+}
+
+TEST(Model, Slot_RecordIsPublished_IsWholeOrLapped) {
+  for (const Word capacity : {1, 2, 4}) {
+    for (const std::size_t fields : {2, 3}) {
+      const Shape shape = {.capacity = capacity, .fields = fields};
+      expect_holds("published slot", shape, 3 * capacity + 1, ask_published<const ProcessMemory>);
+    }
+  }
+}
+
+// Words wrap after 2^63 records, which take 292 years at 10^9 a second. The outcomes of `read_slot`
+// are right for the records before that; this is the first one after.
+constexpr Word kFirstToWrap = (Word{1} << 63) - 1;
+
+TEST(Model, Slot_WordsJustBelowTheirWrap_OutcomeIsTheTruthAndNeverTorn) {
+  for (const Word capacity : {1, 2, 4}) {
+    const Word records = 2 * capacity + 1;
+    const Shape shape = {.capacity = capacity,
+                         .fields = 2,
+                         .first_record = kFirstToWrap - 1 - records,
+                         .slots_start_written = true};
+    expect_holds("any slot, words near 2^64", shape, records, ask_slot<const ProcessMemory>);
+    expect_holds("published, words near 2^64", shape, records, ask_published<const ProcessMemory>);
+  }
+}
+
+template <class Memory>
+std::string ask_whole_slot(Stream& stream, Memory& memory) {
+  const Word record = stream.first() + stream.machine().pick(stream.end() - stream.first() + 1);
+  Copy copy{};
+  if (read(stream, memory, record, copy, false) != SlotOutcome::whole) return {};
+  return what_is_wrong_with_copy(stream, record, copy);
+}
+
+TEST(Model, Slot_WordsOrPositionsWrap_IsNeverTorn) {
+  for (const Word capacity : {1, 2, 4}) {
+    for (const Word first : {kFirstToWrap - 2, Word{0} - 3}) {
+      const Shape shape = {
+          .capacity = capacity, .fields = 2, .first_record = first, .slots_start_written = true};
+      expect_holds("whole, wrapping", shape, 2 * capacity + 3, ask_whole_slot<const ProcessMemory>);
+    }
+  }
+}
+
+// The limit is real, so it is tested too. Past it not_yet and lapped
+// change places, because the words are compared as numbers; and one
+// whole record's word is zero, which is also an empty slot's.
+TEST(Model, Slot_WordsWrap_NotYetAndLappedChangePlaces) {
+  const Shape shape = {
+      .capacity = 2, .fields = 2, .first_record = kFirstToWrap - 2, .slots_start_written = true};
+  EXPECT_NE(
+      counterexample(shape, {}, 4, ask_slot<const ViewMemory>).find("is lapped, but was not_yet"),
+      std::string::npos);
+  EXPECT_NE(counterexample(shape, {}, 6, ask_published<const ViewMemory>).find("but not_yet"),
+            std::string::npos);
+  const Shape empty = {.capacity = 1, .fields = 2, .first_record = kFirstToWrap};
+  EXPECT_NE(
+      counterexample(empty, {}, 1, ask_whole_slot<const ViewMemory>).find("was never written"),
+      std::string::npos);
+}
+
+// What a dead writer leaves, when it had begun at most so many records that it never published.
+template <class Memory>
+std::string ask_what_is_left(Stream& stream, Memory& memory, std::size_t moved_ahead,
+                             Word most_unpublished, Word& most_abandoned) {
+  stream.machine().writer_dies(moved_ahead);
+  const Word published = memory.load_published(stream.published());
+  const Word capacity = stream.shape().capacity;
+  Word abandoned = 0;
+  for (Word record = stream.first(); record <= stream.end(); ++record) {
+    Copy copy{};
+    const SlotOutcome outcome = read(stream, memory, record, copy, true);
+    const std::string name = "record " + std::to_string(record) + " of " +
+                             std::to_string(published) + " is " + to_string(outcome);
+    if (outcome == SlotOutcome::whole) {
+      const std::string wrong = what_is_wrong_with_copy(stream, record, copy);
+      if (!wrong.empty()) return wrong;
+    }
+    if (outcome == SlotOutcome::being_written || outcome == SlotOutcome::damaged) return name;
+    if (outcome == SlotOutcome::abandoned) ++abandoned;
+    // The last `capacity` records are there, less those whose slots the unpublished ones took.
+    const bool must_be_whole =
+        record < published && record + capacity >= published + most_unpublished;
+    if (must_be_whole && outcome != SlotOutcome::whole) return name;
+    if (record < published && outcome != SlotOutcome::whole && outcome != SlotOutcome::lapped) {
+      return name;
+    }
+    const bool begun = outcome == SlotOutcome::abandoned || outcome == SlotOutcome::whole;
+    if (begun && record >= published + most_unpublished) return name;
+  }
+  most_abandoned = std::max(most_abandoned, abandoned);
+  return {};
+}
+
+// Expects no more than that, and that so many abandoned records are really found in some run.
+template <class Memory>
+void expect_left(const Memory& memory, std::size_t moved_ahead, Word most_unpublished) {
+  Word most_abandoned = 0;
+  for (const Word capacity : {1, 2, 4}) {
+    const Shape shape = {.capacity = capacity, .fields = 2};
+    const Exploration result =
+        explore(shape, memory, 3 * capacity + 1, [&](Stream& stream, auto& of_reader) {
+          return ask_what_is_left(stream, of_reader, moved_ahead, most_unpublished, most_abandoned);
+        });
+    EXPECT_FALSE(result.broken()) << result.counterexample;
+    std::printf("  left by the dead, capacity %llu: %zu executions\n",
+                static_cast<unsigned long long>(capacity), result.executions);
+  }
+  EXPECT_EQ(most_abandoned, most_unpublished);
+}
+
+TEST(Model, Slots_WriterKilledInProgramOrder_LeaveOneAbandonedRecordAtMost) {
+  expect_left(ProcessMemory{}, kInProgramOrder, 1);
+}
+
+// A compiler may move the next mark, which is relaxed, up to the fence before it. Then a second
+// record is abandoned, and its slot is one more that a reader of the dead finds overwritten.
+TEST(Model, Slots_WriterKilledWithAnyCompiler_LeaveTwoAbandonedRecordsAtMost) {
+  expect_left(ViewMemory(Orders{}), kAnyCompiler, 2);
+}
+
+TEST(Model, Slots_MarkStoredReleaseToo_LeaveOneAbandonedRecordWithAnyCompiler) {
+  expect_left(ViewMemory(with_release_mark({})), kAnyCompiler, 1);
+}
+
+// Part 2: totals.
+
+constexpr std::array<Shape, 4> kTotalsShapes = {{
+    {.capacity = 2, .fields = 1, .checkpoint_interval = 1},
+    {.capacity = 4, .fields = 1, .checkpoint_interval = 1},
+    {.capacity = 4, .fields = 1, .checkpoint_interval = 2},
+    {.capacity = 8, .fields = 1, .checkpoint_interval = 2},
+}};
+
+TEST(Model, Checkpoint_WriterRacesReader_WholeOnesHoldTheTotalsAtTheirRecords) {
+  for (const Shape& shape : kTotalsShapes) {
+    expect_holds("checkpoint", shape, 10, ask_checkpoint<const ProcessMemory>);
+  }
+}
+
+TEST(Model, Checkpoint_SeenWhole_ItsRecordsArePublished) {
+  for (const Shape& shape : kTotalsShapes) {
+    expect_holds("published >= records", shape, 10, ask_cut<const ProcessMemory>);
+  }
+}
+
+TEST(Model, Totals_ReaderAttachesToALiveWriter_AreExactIfNotLapped) {
+  for (const Shape& shape : kTotalsShapes) {
+    expect_holds("attach", shape, 8, ask_attach_live<const ProcessMemory>);
+  }
+}
+
+TEST(Model, Totals_ReaderFollowsAndVerifies_AgreeWithEveryCheckpoint) {
+  for (const Shape& shape : kTotalsShapes) {
+    expect_holds("follow", shape, 6, ask_follow<const ProcessMemory>);
+  }
+}
+
+// Thread sanitizer's spelling is sound for a dead writer in program order only: see the variants.
+constexpr std::array kDeaths = {
+    kInProgramOrder,
+#if !defined(RANKBUS_TSAN)
+    kAnyCompiler,
+#endif
+};
+
+TEST(Model, Totals_WriterKilledAnywhere_AreExactAtTheFirstAttempt) {
+  for (const std::size_t moved_ahead : kDeaths) {
+    for (const Shape& shape : kTotalsShapes) {
+      expect_holds("attach to the dead", shape, 12, [&](Stream& stream, auto& memory) {
+        return ask_attach_dead(stream, memory, moved_ahead);
+      });
+    }
+  }
+}
+
+TEST(Model, Totals_WriterDiesWhileTheyAreFollowed_AreExactIfNotLapped) {
+  for (const std::size_t moved_ahead : kDeaths) {
+    for (const Shape& shape : kTotalsShapes) {
+      expect_holds("follow to death", shape, 10, [&](Stream& stream, auto& memory) {
+        return ask_follow_to_death(stream, memory, moved_ahead);
+      });
+    }
+  }
+}
+
+// Clocks and closes ask for checkpoints between the due ones. In every pattern of six records:
+constexpr Word kPatternRecords = 6;
+constexpr std::uint32_t kPatterns = 1U << kPatternRecords;
+constexpr Shape shape_with_extra(std::uint32_t extra) {
+  return {.capacity = 4, .fields = 1, .checkpoint_interval = 2, .extra_checkpoints = extra};
+}
+// Whether a due checkpoint, of every second record, is written twice in a row.
+constexpr bool has_repeats(std::uint32_t extra) {
+  return (extra & 0b101010) != 0;
+}
+
+template <class Memory>
+std::size_t count_patterns_lost(const Memory& memory, std::size_t moved_ahead, bool repeats) {
+  std::size_t lost = 0;
+  std::size_t executions = 0;
+  for (std::uint32_t extra = 0; extra < kPatterns; ++extra) {
+    if (has_repeats(extra) != repeats) continue;
+    const Exploration result = explore(shape_with_extra(extra), memory, kPatternRecords,
+                                       [&](Stream& stream, auto& of_reader) {
+                                         return ask_attach_dead(stream, of_reader, moved_ahead);
+                                       });
+    executions += result.executions;
+    if (result.broken()) ++lost;
+  }
+  std::printf("  %s extra checkpoints, dead: %zu executions\n", repeats ? "repeated" : "new",
+              executions);
+  return lost;
+}
+
+TEST(Model, Totals_CheckpointsMoreOftenThanDue_AreExactIfNotLapped) {
+  std::size_t executions = 0;
+  for (std::uint32_t extra = 0; extra < kPatterns; ++extra) {
+    const Exploration result = explore(shape_with_extra(extra), ProcessMemory{}, kPatternRecords,
+                                       ask_attach_live<const ProcessMemory>);
+    executions += result.executions;
+    EXPECT_FALSE(result.broken()) << result.counterexample;
+  }
+  std::printf("  extra checkpoints, alive: %zu executions\n", executions);
+}
+
+TEST(Model, Totals_CheckpointsMoreOftenThanDueAndWriterKilled_AreExactAtTheFirstAttempt) {
+  for (const std::size_t moved_ahead : kDeaths) {
+    EXPECT_EQ(count_patterns_lost(ProcessMemory{}, moved_ahead, false), 0U);
+  }
+}
+
+// Two checkpoints without a record between them have no fence between the first one's end and the
+// second one's mark: a compiler may have both of them open at once, and a writer killed then leaves
+// none. So a writer must not do that, unless it stores its marks release.
+TEST(Model, Totals_TheSameCheckpointTwiceInARow_IsExactOnlyInProgramOrder) {
+  EXPECT_EQ(count_patterns_lost(ProcessMemory{}, kInProgramOrder, true), 0U);
+  EXPECT_EQ(count_patterns_lost(ViewMemory(Orders{}), kAnyCompiler, true), 56U);
+  EXPECT_EQ(count_patterns_lost(ViewMemory(with_release_mark({})), kAnyCompiler, true), 0U);
+}
+
+}  // namespace
+}  // namespace rankbus::model

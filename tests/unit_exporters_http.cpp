@@ -1,0 +1,518 @@
+// Goal: the server answers as its header says, whatever its clients do.
+// Method: real sockets on loopback, on ports that the kernel chooses. Nothing here measures time;
+// what hangs is ended by the test runner.
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <future>
+#include <latch>
+#include <map>
+#include <rankbus/exporters/http_server.hpp>
+#include <stdexcept>
+#include <string_view>
+#include <thread>
+
+#include "unit_exporters_lib.hpp"
+
+namespace rankbus::test {
+namespace {
+
+class Client {
+ public:
+  explicit Client(std::uint16_t port, int receive_buffer_bytes = 0) {
+    fd_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (receive_buffer_bytes != 0) {
+      setsockopt(fd_, SOL_SOCKET, SO_RCVBUF, &receive_buffer_bytes, sizeof(receive_buffer_bytes));
+    }
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(port);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (connect(fd_, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+      throw std::runtime_error("cannot connect");
+    }
+  }
+  ~Client() { close(fd_); }
+  Client(const Client&) = delete;
+  Client& operator=(const Client&) = delete;
+
+  // The server may close before it has read everything, which is no error here.
+  void send(std::string_view text) {
+    while (!text.empty()) {
+      const ssize_t sent = ::send(fd_, text.data(), text.size(), MSG_NOSIGNAL);
+      if (sent <= 0) return;
+      text.remove_prefix(static_cast<std::size_t>(sent));
+    }
+  }
+
+  void finish_sending() { shutdown(fd_, SHUT_WR); }
+
+  // All that arrives until the server closes.
+  std::string read_to_end() {
+    std::string all;
+    while (read_some(all)) {
+    }
+    return all;
+  }
+
+  // Up to the first occurrence of `end`.
+  std::string read_until(std::string_view end) {
+    std::string all;
+    while (all.find(end) == std::string::npos && read_some(all)) {
+    }
+    return all;
+  }
+
+ private:
+  bool read_some(std::string& all) {
+    char buffer[16384];
+    const ssize_t received = recv(fd_, buffer, sizeof(buffer), 0);
+    if (received <= 0) return false;
+    all.append(buffer, static_cast<std::size_t>(received));
+    return true;
+  }
+
+  int fd_ = -1;
+};
+
+struct Reply {
+  int status = 0;
+  std::map<std::string, std::string> headers;
+  std::string body;
+};
+
+Reply parse_reply(const std::string& text) {
+  Reply reply;
+  const std::size_t head_end = text.find("\r\n\r\n");
+  if (head_end == std::string::npos) return reply;
+  reply.body = text.substr(head_end + 4);
+  std::istringstream head(text.substr(0, head_end));
+  std::string version;
+  head >> version >> reply.status;
+  std::string line;
+  std::getline(head, line);
+  while (std::getline(head, line)) {
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    const std::size_t colon = line.find(": ");
+    if (colon != std::string::npos) reply.headers[line.substr(0, colon)] = line.substr(colon + 2);
+  }
+  return reply;
+}
+
+std::string request_text(const std::string& method_and_path, const std::string& more_headers = "") {
+  return method_and_path + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" + more_headers +
+         "\r\n";
+}
+
+Reply fetch(const HttpServer& server, const std::string& method_and_path,
+            const std::string& more_headers = "") {
+  Client client(server.port());
+  client.send(request_text(method_and_path, more_headers));
+  return parse_reply(client.read_to_end());
+}
+
+std::shared_ptr<const Snapshot> shared(Snapshot shown) {
+  return std::make_shared<const Snapshot>(std::move(shown));
+}
+
+std::unique_ptr<HttpServer> start(HttpServer::FreshSnapshot fresh, const HttpLimits& limits = {}) {
+  const auto address = parse_listen_address("127.0.0.1:0");
+  auto started = HttpServer::start(*address.value, std::move(fresh), limits);
+  if (!started) throw std::runtime_error(started.error);
+  return std::move(*started);
+}
+
+std::unique_ptr<HttpServer> start_with(Snapshot shown, const HttpLimits& limits = {}) {
+  return start([all = shared(std::move(shown))] { return all; }, limits);
+}
+
+// A body that no socket buffer holds.
+Snapshot big_snapshot() {
+  std::vector<Series> all;
+  for (int i = 0; i < 8000; ++i) {
+    all.push_back(series({{"i", std::to_string(i)}, {"text", std::string(1000, 'x')}},
+                         Number(std::uint64_t{1})));
+  }
+  return snapshot({family("big", "Big.", FamilyType::gauge, std::move(all))});
+}
+
+std::size_t open_descriptors() {
+  std::size_t count = 0;
+  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    ++count;
+  }
+  return count;
+}
+
+TEST(HttpServer, Metrics_IsTheExposition) {
+  const auto server = start_with(mixed_snapshot());
+  const Reply reply = fetch(*server, "GET /metrics");
+  EXPECT_EQ(reply.status, 200);
+  EXPECT_EQ(reply.headers.at("Content-Type"), "text/plain; version=0.0.4; charset=utf-8");
+  EXPECT_EQ(reply.headers.at("Content-Length"), std::to_string(reply.body.size()));
+  EXPECT_EQ(reply.body, render(mixed_snapshot()));
+}
+
+TEST(HttpServer, MetricsWithFilter_ShowsItsSeries) {
+  const Snapshot shown = mixed_snapshot();
+  const auto server = start_with(shown);
+  EXPECT_EQ(fetch(*server, "GET /metrics?server=chat").body, render(shown, {"chat", {}}));
+  EXPECT_EQ(fetch(*server, "GET /metrics?server=ch%61t&engine=1").body,
+            render(shown, {"chat", "1"}));
+  EXPECT_EQ(fetch(*server, "GET /metrics?engine=000").body, render(shown, {{}, "0"}));
+  const Reply nobody = fetch(*server, "GET /metrics?server=nobody");
+  EXPECT_EQ(nobody.status, 200);
+  EXPECT_EQ(nobody.body, "");
+}
+
+TEST(HttpServer, BadParameter_Is400) {
+  const auto server = start_with(mixed_snapshot());
+  for (const char* query :
+       {"egine=0", "server", "server=", "engine=", "engine=x", "engine=-1", "engine=0x1",
+        "engine=1%20", "engine=4294967296", "engine=0&engine=1", "server=a&server=a"}) {
+    const Reply reply = fetch(*server, std::string("GET /metrics?") + query);
+    EXPECT_EQ(reply.status, 400) << query;
+    EXPECT_NE(reply.body, "") << query;
+  }
+}
+
+TEST(HttpServer, OtherPages_Answer) {
+  const auto server = start_with(mixed_snapshot());
+  EXPECT_EQ(fetch(*server, "GET /healthz").body, "ok\n");
+  EXPECT_EQ(fetch(*server, "GET /readyz").body, "ready\n");
+  const Reply index = fetch(*server, "GET /");
+  EXPECT_EQ(index.status, 200);
+  EXPECT_EQ(index.headers.at("Content-Type"), "text/html; charset=utf-8");
+  for (const char* link : {"/metrics", "/healthz", "/readyz"}) {
+    EXPECT_NE(index.body.find("href=\"" + std::string(link) + "\""), std::string::npos);
+  }
+}
+
+TEST(HttpServer, Head_IsGetWithoutBody) {
+  const auto server = start_with(mixed_snapshot());
+  for (const char* path : {"/metrics", "/healthz", "/readyz", "/"}) {
+    const Reply get = fetch(*server, std::string("GET ") + path);
+    const Reply head = fetch(*server, std::string("HEAD ") + path);
+    EXPECT_EQ(head.status, 200) << path;
+    EXPECT_EQ(head.body, "") << path;
+    EXPECT_EQ(head.headers.at("Content-Length"), get.headers.at("Content-Length")) << path;
+    EXPECT_EQ(head.headers.at("Content-Type"), get.headers.at("Content-Type")) << path;
+  }
+}
+
+TEST(HttpServer, UnknownPath_Is404) {
+  const auto server = start_with(mixed_snapshot());
+  for (const char* path : {"/nothing", "/metrics/", "/Metrics", "/../etc/passwd", "//"}) {
+    EXPECT_EQ(fetch(*server, std::string("GET ") + path).status, 404) << path;
+  }
+  EXPECT_EQ(fetch(*server, "POST /nothing").status, 404);
+}
+
+TEST(HttpServer, OtherMethods_Are405WithAllow) {
+  const auto server = start_with(mixed_snapshot());
+  for (const char* method : {"POST", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW"}) {
+    const Reply reply = fetch(*server, std::string(method) + " /metrics");
+    EXPECT_EQ(reply.status, 405) << method;
+    EXPECT_EQ(reply.headers.at("Allow"), "GET, HEAD") << method;
+  }
+  Client with_body(server->port());
+  with_body.send(request_text("POST /metrics", "Content-Length: 5\r\n") + "hello");
+  EXPECT_EQ(parse_reply(with_body.read_until("\r\n\r\n")).status, 405);
+}
+
+TEST(HttpServer, GetWithBody_Is400) {
+  const auto server = start_with(mixed_snapshot());
+  EXPECT_EQ(fetch(*server, "GET /metrics", "Content-Length: 1000000000000\r\n").status, 400);
+  EXPECT_EQ(fetch(*server, "GET /metrics", "Transfer-Encoding: chunked\r\n").status, 400);
+  EXPECT_EQ(fetch(*server, "GET /metrics", "Content-Length: 0\r\n").status, 200);
+}
+
+TEST(HttpServer, IncompleteSnapshot_Is503UntilComplete) {
+  std::atomic<bool> is_complete = false;
+  const auto server = start([&] {
+    Snapshot shown = mixed_snapshot();
+    shown.complete = is_complete;
+    return shared(std::move(shown));
+  });
+  for (const char* path : {"/metrics", "/readyz"}) {
+    const Reply reply = fetch(*server, std::string("GET ") + path);
+    EXPECT_EQ(reply.status, 503) << path;
+    EXPECT_EQ(reply.body, "the first pass over the bus is not complete\n") << path;
+    EXPECT_EQ(reply.headers.at("Retry-After"), "1") << path;
+  }
+  EXPECT_EQ(fetch(*server, "GET /healthz").status, 200);
+  EXPECT_EQ(fetch(*server, "GET /metrics?egine=0").status, 400) << "wrong at any time";
+  is_complete = true;
+  EXPECT_EQ(fetch(*server, "GET /metrics").status, 200);
+  EXPECT_EQ(fetch(*server, "GET /readyz").status, 200);
+}
+
+TEST(HttpServer, MissingSnapshot_Is503) {
+  const auto none = start([] { return nullptr; });
+  EXPECT_EQ(fetch(*none, "GET /metrics").status, 503);
+  const auto failing = start(
+      []() -> std::shared_ptr<const Snapshot> { throw std::runtime_error("secret of the bus"); });
+  const Reply reply = fetch(*failing, "GET /metrics");
+  EXPECT_EQ(reply.status, 503);
+  EXPECT_EQ(reply.body, "reading the bus failed\n");
+  EXPECT_EQ(fetch(*failing, "GET /healthz").status, 200);
+}
+
+TEST(HttpServer, TwentyClients_EachGetTheWholeText) {
+  const auto shown = shared(mixed_snapshot());
+  const std::string expected = render(*shown);
+  std::atomic<int> calls = 0;
+  std::atomic<int> calls_at_once = 0;
+  std::atomic<bool> overlapped = false;
+  const auto server = start([&] {
+    if (++calls_at_once != 1) overlapped = true;
+    ++calls;
+    --calls_at_once;
+    return shown;
+  });
+  constexpr int kClients = 20;
+  constexpr int kRequests = 10;
+  std::latch all_ready(kClients);
+  std::vector<std::future<int>> whole;
+  for (int i = 0; i < kClients; ++i) {
+    whole.push_back(std::async(std::launch::async, [&] {
+      all_ready.arrive_and_wait();
+      int count = 0;
+      for (int j = 0; j < kRequests; ++j) count += fetch(*server, "GET /metrics").body == expected;
+      return count;
+    }));
+  }
+  for (auto& count : whole) EXPECT_EQ(count.get(), kRequests);
+  EXPECT_LE(calls, kClients * kRequests);
+  EXPECT_FALSE(overlapped);
+}
+
+TEST(HttpServer, WaitingForTheBus_DelaysNobodyElse) {
+  std::latch asked(1);
+  std::latch may_answer(1);
+  std::atomic<int> calls = 0;
+  const auto shown = shared(mixed_snapshot());
+  const auto server = start([&] {
+    if (++calls == 1) {
+      asked.count_down();
+      may_answer.wait();
+    }
+    return shown;
+  });
+  auto scrape = std::async(std::launch::async, [&] { return fetch(*server, "GET /metrics"); });
+  asked.wait();
+  EXPECT_EQ(fetch(*server, "GET /healthz").status, 200);
+  EXPECT_EQ(fetch(*server, "GET /nothing").status, 404);
+  may_answer.count_down();
+  EXPECT_EQ(scrape.get().status, 200);
+}
+
+TEST(HttpServer, KeptConnection_AnswersAgain) {
+  const auto server = start_with(mixed_snapshot());
+  Client client(server->port());
+  for (int i = 0; i < 3; ++i) {
+    client.send("GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    EXPECT_EQ(parse_reply(client.read_until("ready\n")).status, 200);
+  }
+}
+
+TEST(HttpServer, PipelinedRequests_AreAllAnswered) {
+  const auto server = start_with(mixed_snapshot());
+  Client client(server->port());
+  const std::string one = "GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+  client.send(one + one + request_text("GET /healthz"));
+  const std::string all = client.read_to_end();
+  const std::size_t first = all.find("ready\n");
+  ASSERT_NE(first, std::string::npos);
+  EXPECT_NE(all.find("ready\n", first + 1), std::string::npos);
+  EXPECT_EQ(all.substr(all.size() - 3), "ok\n");
+}
+
+TEST(HttpServer, SilentClient_IsClosedAndHindersNobody) {
+  const auto server = start_with(mixed_snapshot(), {.idle_timeout_s = 1});
+  Client silent(server->port());
+  Client half(server->port());
+  half.send("GET /metrics HTT");
+  EXPECT_EQ(fetch(*server, "GET /metrics").status, 200);
+  EXPECT_EQ(silent.read_to_end(), "");
+  // The library tells who had begun to ask why it was closed.
+  EXPECT_EQ(half.read_to_end().find(" 200 "), std::string::npos);
+  EXPECT_EQ(fetch(*server, "GET /metrics").status, 200);
+}
+
+TEST(HttpServer, SlowReader_HindersNobodyAndGetsEverything) {
+  const Snapshot shown = big_snapshot();
+  const auto server = start_with(shown);
+  Client slow(server->port(), 4096);
+  slow.send(request_text("GET /metrics"));
+  EXPECT_EQ(fetch(*server, "GET /metrics").body, render(shown));
+  EXPECT_EQ(parse_reply(slow.read_to_end()).body, render(shown));
+}
+
+TEST(HttpServer, ClientThatLeavesEarly_HindersNobody) {
+  const auto server = start_with(big_snapshot());
+  for (int i = 0; i < 20; ++i) {
+    Client leaving(server->port(), 4096);
+    leaving.send(request_text("GET /metrics"));
+    if (i % 2 == 0) leaving.read_until("\r\n");
+  }
+  EXPECT_EQ(fetch(*server, "GET /healthz").status, 200);
+}
+
+TEST(HttpServer, OversizedRequest_IsRefused) {
+  const auto server = start_with(mixed_snapshot());
+  const Reply header = fetch(*server, "GET /metrics", "X: " + std::string(100000, 'x') + "\r\n");
+  EXPECT_TRUE(header.status == 431 || header.status == 0) << header.status;
+  std::string many;
+  for (int i = 0; i < 10000; ++i) many += "X" + std::to_string(i) + ": y\r\n";
+  const Reply headers = fetch(*server, "GET /metrics", many);
+  EXPECT_TRUE(headers.status == 431 || headers.status == 0) << headers.status;
+  const Reply path = fetch(*server, "GET /" + std::string(100000, 'x'));
+  EXPECT_TRUE(path.status == 414 || path.status == 0) << path.status;
+  EXPECT_EQ(fetch(*server, "GET /metrics").status, 200);
+}
+
+TEST(HttpServer, HeadersBelowTheLimit_AreServed) {
+  const auto server = start_with(mixed_snapshot());
+  EXPECT_EQ(fetch(*server, "GET /metrics", "X: " + std::string(4000, 'x') + "\r\n").status, 200);
+}
+
+TEST(HttpServer, Garbage_IsNotServed) {
+  const auto server = start_with(mixed_snapshot(), {.idle_timeout_s = 1});
+  for (const std::string_view garbage :
+       {std::string_view("\x16\x03\x01\x02\x00\x01\r\n\r\n", 10), std::string_view("\r\n\r\n\r\n"),
+        std::string_view("GET\r\n\r\n"), std::string_view("GET /metrics HTTP/1.1\r\nHost"),
+        std::string_view("\0\0\0\0", 4)}) {
+    Client client(server->port());
+    client.send(garbage);
+    client.finish_sending();
+    EXPECT_EQ(client.read_to_end().find(" 200 "), std::string::npos) << garbage;
+  }
+  EXPECT_EQ(fetch(*server, "GET /metrics").status, 200);
+}
+
+TEST(HttpServer, FullConnectionTable_ServesTheNextWhenOneLeaves) {
+  const auto server = start_with(mixed_snapshot(), {.connections = 2});
+  auto first = std::make_unique<Client>(server->port());
+  Client second(server->port());
+  const std::string kept = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+  first->send(kept);
+  second.send(kept);
+  first->read_until("ok\n");
+  second.read_until("ok\n");
+  Client third(server->port());
+  third.send(request_text("GET /healthz"));
+  first.reset();
+  EXPECT_EQ(parse_reply(third.read_to_end()).status, 200);
+}
+
+TEST(HttpServer, PortInUse_IsAnErrorThatSaysSo) {
+  const auto server = start_with(mixed_snapshot());
+  const auto second = HttpServer::start(server->address(), [] { return nullptr; });
+  ASSERT_FALSE(second);
+  EXPECT_EQ(second.error.find("cannot listen on " + server->address().text() +
+                              ": Address already in use; another process has this port"),
+            0u)
+      << second.error;
+  EXPECT_EQ(fetch(*server, "GET /metrics").status, 200);
+}
+
+TEST(HttpServer, ForeignAddress_IsAnError) {
+  const auto address = parse_listen_address("192.0.2.1:0");  // Reserved for documentation.
+  ASSERT_TRUE(address);
+  const auto server = HttpServer::start(*address.value, [] { return nullptr; });
+  ASSERT_FALSE(server);
+  EXPECT_NE(server.error.find("no interface of this machine has this address"), std::string::npos);
+}
+
+TEST(HttpServer, Ipv6Loopback_IsListenedOn) {
+  auto address = parse_listen_address("[::1]:0");
+  ASSERT_TRUE(address);
+  const auto shown = shared(mixed_snapshot());
+  auto server = HttpServer::start(*address, [shown] { return shown; });
+  if (!server) GTEST_SKIP() << "skipped: no IPv6 loopback here: " << server.error;
+  EXPECT_EQ((*server)->address().text(), "[::1]:" + std::to_string((*server)->port()));
+  EXPECT_NE((*server)->port(), 0);
+  const int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const sockaddr_storage& where = (*server)->address().storage;
+  EXPECT_EQ(
+      connect(fd, reinterpret_cast<const sockaddr*>(&where), (*server)->address().storage_bytes),
+      0);
+  close(fd);
+}
+
+TEST(HttpServer, StopWithScrapeUnderWay_AnswersIt) {
+  std::latch asked(1);
+  std::latch may_answer(1);
+  const auto shown = shared(mixed_snapshot());
+  const auto server = start([&] {
+    asked.count_down();
+    may_answer.wait();
+    return shown;
+  });
+  auto scrape = std::async(std::launch::async, [&] { return fetch(*server, "GET /metrics"); });
+  asked.wait();
+  auto stopped = std::async(std::launch::async, [&] { server->stop(); });
+  may_answer.count_down();
+  EXPECT_EQ(scrape.get().body, render(*shown));
+  stopped.get();
+}
+
+TEST(HttpServer, StopWithStalledClients_Ends) {
+  const auto server = start_with(big_snapshot());
+  Client silent(server->port());
+  Client slow(server->port(), 4096);
+  slow.send(request_text("GET /metrics"));
+  slow.read_until("\r\n\r\n");
+  server->stop();
+  server->stop();
+  EXPECT_EQ(silent.read_to_end(), "");
+}
+
+TEST(HttpServer, StoppedServer_LeavesPortAndDescriptors) {
+  auto server = start_with(mixed_snapshot());
+  const ListenAddress address = server->address();
+  EXPECT_EQ(fetch(*server, "GET /metrics").status, 200);
+  server.reset();
+  const std::size_t before = open_descriptors();
+  for (int i = 0; i < 5; ++i) {
+    const auto shown = shared(mixed_snapshot());
+    auto again = HttpServer::start(address, [shown] { return shown; });
+    ASSERT_TRUE(again) << again.error;
+    EXPECT_EQ(fetch(**again, "GET /metrics").status, 200);
+  }
+  EXPECT_EQ(open_descriptors(), before);
+}
+
+TEST(ListenAddress, GoodOnes_AreUnderstood) {
+  const auto text = [](const char* given) {
+    const auto parsed = parse_listen_address(given);
+    return parsed ? parsed.value->text() : parsed.error;
+  };
+  EXPECT_EQ(text("127.0.0.1:9855"), "127.0.0.1:9855");
+  EXPECT_EQ(text("0.0.0.0:0"), "0.0.0.0:0");
+  EXPECT_EQ(text("localhost:65535"), "127.0.0.1:65535");
+  EXPECT_EQ(text("[::1]:9855"), "[::1]:9855");
+  EXPECT_EQ(text("[0:0:0:0:0:0:0:0]:1"), "[::]:1");
+}
+
+TEST(ListenAddress, BadOnes_AreRefusedWithTheReason) {
+  const auto error = [](const char* given) { return parse_listen_address(given).error; };
+  EXPECT_NE(error("9855").find("has no port"), std::string::npos);
+  EXPECT_NE(error("").find("has no port"), std::string::npos);
+  EXPECT_NE(error(":9855").find("has no host"), std::string::npos);
+  for (const char* given : {"127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "127.0.0.1:-1",
+                            "127.0.0.1: 1", "127.0.0.1:1x"}) {
+    EXPECT_NE(error(given).find("does not end in a port"), std::string::npos) << given;
+  }
+  for (const char* given : {"example.org:1", "::1:1", "[127.0.0.1]:1", "[::1:1", "256.0.0.1:1"}) {
+    EXPECT_NE(error(given).find("does not begin with an address"), std::string::npos) << given;
+  }
+}
+
+}  // namespace
+}  // namespace rankbus::test

@@ -5,9 +5,10 @@
 namespace rankbus {
 namespace {
 
-// A reader that spins slows the writers down, so busy polls are gentle and idle ones rare.
+// A reader that spins slows the writers down, so busy polls are gentle and idle ones rare. Rings
+// hold seconds; a fifth of one also finds new processes before they have written much.
 constexpr double kBusyPoll_s = 0.02;
-constexpr double kIdlePoll_s = 1.0;
+constexpr double kIdlePoll_s = 0.2;
 
 double monotonic_s() {
   return static_cast<double>(bus::monotonic_ns()) * 1e-9;

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 #include <rankbus/aggregator/bus_reader.hpp>
+#include <rankbus/bus/clock.hpp>
 #include <rankbus/bus/directory.hpp>
 #include <rankbus/bus/segment.hpp>
 
@@ -70,8 +71,17 @@ StreamCounts counts_of(const StreamState& stream) {
   return counts;
 }
 
+std::uint64_t newest_stamp(const SegmentReader& reader) {
+  std::uint64_t newest = 0;
+  for (const StreamState& stream : reader.streams()) {
+    if (!stream.totals.empty()) newest = std::max(newest, stream.totals[bus::kBodyLastStamp]);
+  }
+  return newest;
+}
+
 Result<std::unique_ptr<BusReader>> BusReader::open(const BusOptions& options, Warn warn) {
   std::unique_ptr<BusReader> reader(new BusReader);
+  reader->opened_ns_ = bus::monotonic_ns();
   char path[bus::kPathBytes];
   bus::resolve_bus_path(options.directory.c_str(), path);
   reader->path_ = path;
@@ -94,7 +104,7 @@ BusReader::~BusReader() {
 }
 
 bool BusReader::pass(double now_s, bool fresh, const OnSample& on_sample) {
-  const bool look = fresh || now_s - scanned_s_ >= kScanEvery_s;
+  const bool look = names_changed() || fresh || now_s - scanned_s_ >= kScanEvery_s;
   if (look) {
     scan(now_s);
     scanned_s_ = now_s;
@@ -118,6 +128,19 @@ bool BusReader::pass(double now_s, bool fresh, const OnSample& on_sample) {
   return any;
 }
 
+// One fstat tells that somebody came or went, so that a new producer is followed from its first
+// records.
+bool BusReader::names_changed() {
+  struct stat status {};
+  if (fstat(directory_, &status) != 0) return true;
+  const std::uint64_t changed_ns =
+      static_cast<std::uint64_t>(status.st_mtim.tv_sec) * 1'000'000'000u +
+      static_cast<std::uint64_t>(status.st_mtim.tv_nsec);
+  const bool changed = changed_ns != scanned_change_ns_;
+  scanned_change_ns_ = changed_ns;
+  return changed;
+}
+
 // Returns false once the segment is dead and read to its end.
 bool BusReader::read_live(LiveSegment& segment, double now_s, bool ask_liveness,
                           const OnSample& on_sample) {
@@ -134,7 +157,6 @@ bool BusReader::read_live(LiveSegment& segment, double now_s, bool ask_liveness,
   if (any) segment.active_s = now_s;
   if (segment.reader->error().empty()) return !dead;
   segment.quarantine = segment.reader->error();
-  identities_[segment.who].ever_quarantined = true;
   warn_("segment " + segment.reader->name() + " contradicts itself: " + segment.quarantine +
         ". Its totals up to there are kept, it is read no more and its file stays for inspection; "
         "other "
@@ -197,6 +219,12 @@ void BusReader::attach(std::vector<std::unique_ptr<SegmentReader>> found, double
     segment.who = identify(reader->header());
     segment.attached_s = segment.active_s = now_s;
     segment.reader = std::move(reader);
+    IdentityState& state = identities_[segment.who];
+    const bus::SegmentHeader& header = segment.reader->header();
+    if (state.began_ns == 0) {
+      state.began_ns = header.anchor_monotonic_ns;
+      state.began_ticks = header.anchor_ticks;
+    }
     const std::string name = segment.reader->name();
     live_.emplace(name, std::move(segment));
   }
@@ -222,6 +250,8 @@ void BusReader::retire(const LiveSegment& segment, double now_s) {
   IdentityState& state = identities_[segment.who];
   state.last_alive_s = now_s;
   ++state.retired.incarnations;
+  state.last_stamp = newest_stamp(*segment.reader);
+  state.last_source = static_cast<bus::ClockSource>(segment.reader->header().clock_source);
   ++retired_segments_;
   for (auto& [key, value] : extract_values(*segment.reader)) {
     if (value.kind == bus::Kind::gauge) continue;  // A state without a living writer is nobody's.

@@ -59,9 +59,14 @@ struct LiveSegment {
 // What is known of an identity whether it lives or not.
 struct IdentityState {
   Retired retired;
-  double last_alive_s = 0;
-  bool ever_quarantined = false;
+  double last_alive_s = 0;     // CLOCK_MONOTONIC.
+  std::uint64_t began_ns = 0;  // When its first known incarnation was opened, CLOCK_MONOTONIC ...
+  std::uint64_t began_ticks = 0;  // ... and by that incarnation's own clock.
+  std::uint64_t last_stamp = 0;   // Newest stamp of its dead incarnations, in ticks ...
+  bus::ClockSource last_source = bus::ClockSource::monotonic;  // ... of this clock.
 };
+// The newest stamp of all streams of a segment, in ticks; 0 before the first record.
+std::uint64_t newest_stamp(const SegmentReader& reader);
 
 class BusReader {
  public:
@@ -84,6 +89,8 @@ class BusReader {
   std::uint64_t rejected() const { return rejected_.size(); }
   std::uint64_t removed_unread() const { return removed_unread_; }
   std::uint64_t retired_segments() const { return retired_segments_; }
+  // When this reader was opened, CLOCK_MONOTONIC: whoever began later was seen from the beginning.
+  std::uint64_t opened_ns() const { return opened_ns_; }
   // Every segment that was there at the first scan has been read to its end of then.
   bool complete() const { return complete_; }
 
@@ -95,6 +102,7 @@ class BusReader {
   bool read_live(LiveSegment& segment, double now_s, bool ask_liveness, const OnSample& on_sample);
   void retire(const LiveSegment& segment, double now_s);
   void remove(const std::string& name);
+  bool names_changed();
 
   std::string path_;
   int directory_ = -1;
@@ -102,6 +110,8 @@ class BusReader {
   bool observe_ = false;
   bool complete_ = false;
   double scanned_s_ = -1e9;
+  std::uint64_t scanned_change_ns_ = 0;  // Modification time of the directory at the latest scan.
+  std::uint64_t opened_ns_ = 0;
   Warn warn_;
   std::map<std::string, LiveSegment> live_;
   std::map<Identity, IdentityState> identities_;

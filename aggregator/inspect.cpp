@@ -25,8 +25,7 @@ void print_segment(SegmentReader& reader) {
   reader.poll(!alive, {});
   const bus::SegmentHeader& header = reader.header();
   std::printf("%s  %s  pid %u  model %s  %.1f MiB\n", reader.name().c_str(),
-              alive ? "alive" : "dead", header.pid,
-              printable(bounded_text(header.model)).c_str(),
+              alive ? "alive" : "dead", header.pid, printable(bounded_text(header.model)).c_str(),
               static_cast<double>(reader.file_bytes()) / (1 << 20));
   for (const StreamState& stream : reader.streams()) {
     std::printf("  %-20s %12llu records  %8u slots of %4u bytes  totals of %u words\n",

@@ -166,64 +166,102 @@ void reduce_records(const BusReader& bus, double now_s, const ReduceOptions& opt
   }
 }
 
-std::vector<EngineTotals> engine_totals(const BusReader& bus, const TickClock& clock, double now_s,
-                                        const ReduceOptions& options, const CacheWindows& windows) {
-  std::map<EngineKey, EngineTotals> engines;
-  std::map<EngineKey, std::map<FieldKey, GaugeReduction>> gauges;
-  for (const auto& [who, values] : values_by_identity(bus)) {
-    if (!is_shown(bus.identities().at(who), now_s, options.retain_rank_s)) continue;
-    const EngineKey key{who.server, who.model, who.engine};
-    EngineTotals& engine = engines[key];
-    engine.server = who.server;
-    engine.server_label = who.server_label;
-    engine.model_name = who.model;
-    engine.engine = who.engine;
-    for (const auto& [field, value] : values) {
-      if (value.kind == Kind::gauge) gauges[key][field].take(value, who.rank);
-      if (field.first == "vllm:generation_tokens_total") engine.generation_tokens += value.bits;
-      if (field.first == "vllm:num_preemptions_total") engine.preemptions += value.bits;
-      if (field.first == "vllm:prompt_tokens_by_source_total" &&
-          field.second == Labels{{"source", "local_compute"}}) {
-        engine.prompt_tokens_computed += value.bits;
-      }
+namespace {
+
+// The engine's clock: of its living processes, or where it stood when the last of them died.
+void set_clock(const BusReader& bus, const Identity& any, const TickClock& clock,
+               EngineTotals& engine) {
+  bool all_began_here = true;
+  std::uint64_t began_ns = ~std::uint64_t{0};
+  std::uint64_t began_ticks = 0;
+  for (const auto& [who, state] : bus.identities()) {
+    if (!who.same_engine(any)) continue;
+    all_began_here = all_began_here && state.began_ns >= bus.opened_ns();
+    if (state.began_ns < began_ns) {
+      began_ns = state.began_ns;
+      began_ticks = state.began_ticks;
     }
+    engine.virtual_clock = engine.virtual_clock || state.last_source == bus::ClockSource::caller;
+    if (state.last_stamp != 0)
+      engine.clock_s = std::max(engine.clock_s, clock.seconds(state.last_stamp, state.last_source));
   }
   for (const auto& [name, segment] : bus.live()) {
-    const auto at = engines.find({segment.who.server, segment.who.model, segment.who.engine});
-    if (at == engines.end()) continue;
-    at->second.live = true;
-    const bus::SegmentHeader& header = segment.reader->header();
-    at->second.virtual_clock =
-        header.clock_domain == static_cast<std::uint32_t>(bus::ClockDomain::virtual_time);
-    for (const StreamState& stream : segment.reader->streams()) {
-      if (stream.totals.empty() || stream.totals[bus::kBodyLastStamp] == 0) continue;
-      const double stamp_s = clock.seconds(stream.totals[bus::kBodyLastStamp],
-                                           static_cast<bus::ClockSource>(header.clock_source));
-      at->second.clock_s = std::max(at->second.clock_s, stamp_s);
+    if (!segment.who.same_engine(any)) continue;
+    const auto source = static_cast<bus::ClockSource>(segment.reader->header().clock_source);
+    // The stamps of a run that is over say nothing of the one that lives.
+    if (!engine.live) engine.clock_s = 0;
+    engine.live = true;
+    engine.virtual_clock = source == bus::ClockSource::caller;
+    const std::uint64_t stamp = newest_stamp(*segment.reader);
+    if (stamp != 0) engine.clock_s = std::max(engine.clock_s, clock.seconds(stamp, source));
+  }
+  if (all_began_here) {
+    engine.began_clock_s = engine.virtual_clock ? static_cast<double>(began_ticks) * 1e-9
+                                                : static_cast<double>(began_ns) * 1e-9;
+  }
+}
+
+using Gauges = std::map<FieldKey, GaugeReduction>;
+
+std::optional<double> number(const Gauges& gauges, const char* name, const Labels& labels) {
+  const auto found = gauges.find({name, labels});
+  if (found == gauges.end()) return std::nullopt;
+  return std::visit([](auto value) { return static_cast<double>(value); }, found->second.result());
+}
+
+std::optional<std::uint64_t> whole(const Gauges& gauges, const char* name, const Labels& labels) {
+  const auto value = number(gauges, name, labels);
+  return value ? std::optional(static_cast<std::uint64_t>(*value)) : std::nullopt;
+}
+
+void add_tokens(const FieldValues& values, EngineTotals& engine) {
+  const auto add = [&](const char* name, const Labels& labels, std::uint64_t& total) {
+    const auto found = values.find({name, labels});
+    if (found != values.end()) total += found->second.bits;
+  };
+  add("vllm:generation_tokens_total", {}, engine.generation_tokens);
+  add("vllm:num_preemptions_total", {}, engine.preemptions);
+  add("vllm:prompt_tokens_by_source_total", {{"source", "local_compute"}},
+      engine.prompt_tokens_computed);
+}
+
+}  // namespace
+
+std::vector<EngineTotals> engine_totals(const BusReader& bus, const TickClock& clock, double now_s,
+                                        const ReduceOptions& options, const CacheWindows& windows) {
+  struct Growing {
+    Identity who;
+    EngineTotals totals;
+    Gauges gauges;
+  };
+  std::map<EngineKey, Growing> engines;
+  for (const auto& [who, values] : values_by_identity(bus)) {
+    if (!engine_is_shown(bus, who, now_s, options.retain_rank_s)) continue;
+    Growing& engine = engines[{who.server, who.model, who.engine}];
+    engine.who = who;
+    add_tokens(values, engine.totals);
+    for (const auto& [field, value] : values) {
+      if (value.kind == Kind::gauge) engine.gauges[field].take(value, who.rank);
     }
   }
   std::vector<EngineTotals> out;
   for (auto& [key, engine] : engines) {
-    const auto number = [&](const char* name, const Labels& labels) -> std::optional<double> {
-      const auto found = gauges[key].find({name, labels});
-      if (found == gauges[key].end()) return std::nullopt;
-      return std::visit([](auto value) { return static_cast<double>(value); },
-                        found->second.result());
-    };
-    const auto whole = [&](const char* name, const Labels& labels) -> std::optional<std::uint64_t> {
-      const auto value = number(name, labels);
-      return value ? std::optional(static_cast<std::uint64_t>(*value)) : std::nullopt;
-    };
-    engine.running = whole("vllm:num_requests_running", {});
-    engine.waiting = whole("vllm:num_requests_waiting", {});
-    engine.deferred = whole("vllm:num_requests_waiting_by_reason", {{"reason", "deferred"}});
-    engine.kv_cache_usage = number("vllm:kv_cache_usage_perc", {});
-    if (const auto window = windows.find(key); window != windows.end()) {
-      engine.prefix_cache = window->second.sum();
-    }
-    // Servers without an engine's records (a lone worker) have no throughput to speak of.
-    if (engine.running || engine.generation_tokens > 0 || engine.prompt_tokens_computed > 0) {
-      out.push_back(std::move(engine));
+    EngineTotals& totals = engine.totals;
+    totals.server = key.server.empty() ? "model " + key.model : key.server;
+    totals.server_label = engine.who.server_label;
+    totals.model_name = key.model;
+    totals.engine = key.engine;
+    set_clock(bus, engine.who, clock, totals);
+    totals.running = whole(engine.gauges, "vllm:num_requests_running", {});
+    totals.waiting = whole(engine.gauges, "vllm:num_requests_waiting", {});
+    totals.deferred =
+        whole(engine.gauges, "vllm:num_requests_waiting_by_reason", {{"reason", "deferred"}});
+    totals.kv_cache_usage = number(engine.gauges, "vllm:kv_cache_usage_perc", {});
+    if (const auto window = windows.find(key); window != windows.end())
+      totals.prefix_cache = window->second.sum();
+    // Workers alone have no throughput to speak of.
+    if (totals.running || totals.generation_tokens > 0 || totals.prompt_tokens_computed > 0) {
+      out.push_back(std::move(totals));
     }
   }
   return out;

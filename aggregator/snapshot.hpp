@@ -63,6 +63,8 @@ struct EngineTotals {
   bool live = false;           // A process of the engine lives.
   bool virtual_clock = false;  // Clock domain of `clock_s`.
   double clock_s = 0;          // Newest stamp of the engine in its clock domain, seconds.
+  // When all totals of the engine were 0, in its clock domain, if the aggregator was there by then.
+  std::optional<double> began_clock_s;
   std::uint64_t prompt_tokens_computed = 0;
   std::uint64_t generation_tokens = 0;
   std::uint64_t preemptions = 0;

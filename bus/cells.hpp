@@ -116,6 +116,7 @@ inline bool build_cell_table(CellTable& table, const double* classic, std::uint3
       // An integer count of nanoseconds is at most the bound exactly when it is at most its floor.
       // A bound of whole nanoseconds may lie a rounding error below its product with 1e9.
       const double scaled = bound * 1e9;
+      if (!(scaled < 9e18)) return false;  // Beyond what counts of nanoseconds can be.
       const double nearest = static_cast<double>(static_cast<std::int64_t>(scaled + 0.5));
       const double gap = scaled > nearest ? scaled - nearest : nearest - scaled;
       bound =

@@ -7,52 +7,57 @@
 //
 // Nothing outside this folder may be assumed about the mapping. All integers are little-endian; all
 // offsets are bytes from the start of the file unless they say otherwise. The tables below are held
-// against the compiler by tests/contract_layout.cpp.
+// against the compiler by tests/contract_layout.py.
 //
 //   LAYOUT SegmentHeader size=2048 align=8
 //   offset  size  field                    writer    meaning
-//        0     8  magic                    creator   kSegmentMagic; stored last, before the file
-//        gets its name 8     4  layout_version           creator   how to read; kLayoutVersion
-//       12     4  min_reader_version       creator   oldest layout_version whose readers can read
-//       this 16     4  header_bytes             creator   size of this header 20     4
-//       stream_descriptor_bytes  creator   from one StreamDescriptor to the next 24     4
-//       field_descriptor_bytes   creator   from one FieldDescriptor to the next 28     4
-//       stream_count             creator   streams in the schema 32     8  segment_bytes creator
-//       size of the file 40     8  status_offset            creator   StatusLine 48     8
-//       activity_offset          creator   one `published` word per stream 56     8  schema_offset
-//       creator   StreamDescriptors, FieldDescriptors, texts 64     8  schema_bytes creator   size
-//       of the schema 72     8  schema_hash              creator   FNV-1a of the schema's bytes 80
-//       8  dictionary_offset        creator   count word, entry words, texts 88     4
-//       dictionary_entries       creator   entries that the dictionary can hold 92     4
-//       dictionary_text_bytes    creator   bytes of text that it can hold 96    16  incarnation
-//       creator   random; never used twice
+//        0     8  magic                    creator   kSegmentMagic; stored last of the header
+//        8     4  layout_version           creator   how to read; kLayoutVersion
+//       12     4  min_reader_version       creator   oldest layout whose readers can read this
+//       16     4  header_bytes             creator   size of this header
+//       20     4  stream_descriptor_bytes  creator   from one StreamDescriptor to the next
+//       24     4  field_descriptor_bytes   creator   from one FieldDescriptor to the next
+//       28     4  stream_count             creator   streams in the schema
+//       32     8  segment_bytes            creator   size of the file
+//       40     8  status_offset            creator   StatusLine
+//       48     8  activity_offset          creator   one `published` word per stream
+//       56     8  schema_offset            creator   StreamDescriptors, FieldDescriptors, texts
+//       64     8  schema_bytes             creator   size of the schema
+//       72     8  schema_hash              creator   FNV-1a of the schema's bytes
+//       80     8  dictionary_offset        creator   count word, entry words, texts
+//       88     4  dictionary_entries       creator   entries that the dictionary can hold
+//       92     4  dictionary_text_bytes    creator   bytes of text that it can hold
+//       96    16  incarnation              creator   random; never used twice
 //      112    16  boot_id                  creator   of the kernel that the segment was made under
 //      128    16  run_id                   creator   one life of a server, all its processes
 //      144     8  time_namespace           creator   inode of /proc/self/ns/time, 0 if unknown
 //      152     4  pid                      creator   a hint for people, never an identity
 //      156     4  uid                      creator   effective user of the producer
-//      160     4  clock_domain             creator   1 real, 2 virtual
-//      164     4  clock_source             creator   1 TSC, 2 CLOCK_MONOTONIC, 3 given by the
-//      caller 168     8  anchor_ticks             creator   clock when opened ... 176     8
-//      anchor_monotonic_ns      creator   ... CLOCK_MONOTONIC at the same moment ... 184     8
-//      anchor_realtime_ns       creator   ... and CLOCK_REALTIME 192     8  ticks_per_second
-//      creator   nominal; readers fit their own 200     4  engine                   creator global
-//      data-parallel index 204     4  role                     creator   1 scheduler, 2 front end,
-//      3 worker, 4 other 208     4  kv_role                  creator   0 none, 1 prefill, 2 decode,
-//      3 both 212     4  lane                     creator   n-th live process of equal identity 216
-//      4  rank                     creator   global rank, kNoRank if none 220     4  world_size
-//      creator   ranks of the engine, 0 if unknown 224     4  local_rank               creator rank
-//      on this node, kNoRank if none 228     4  local_world_size         creator   ranks of the
-//      engine on this node, 0 if unknown 232     8  max_model_len            creator   tokens, 0 if
-//      unknown 240     4  server_named             creator   1 if somebody named the server 244 4
-//      axis_count               creator   used entries of axes 248     4  group_count creator used
-//      entries of groups 252     4  removed_segments         creator   dead segments that open
-//      removed to stay in budget 256   128  server                   creator   name of the
-//      deployment, NUL-padded UTF-8 384   128  model                    creator   model name,
-//      NUL-padded UTF-8 512    64  host                     creator   host or pod name, NUL-padded
-//      UTF-8 576    64  gpu                      creator   device of this rank, NUL-padded UTF-8
-//      640   256  axes                     creator   parallel axes
-//      896   384  groups                   creator   collective groups of this process
+//      160     4  clock_domain             creator   ClockDomain
+//      164     4  clock_source             creator   ClockSource
+//      168     8  anchor_ticks             creator   clock when opened ...
+//      176     8  anchor_monotonic_ns      creator   ... CLOCK_MONOTONIC at the same moment ...
+//      184     8  anchor_realtime_ns       creator   ... and CLOCK_REALTIME
+//      192     8  ticks_per_second         creator   nominal; readers fit their own
+//      200     4  engine                   creator   global data-parallel index
+//      204     4  role                     creator   Role
+//      208     4  kv_role                  creator   KvRole
+//      212     4  lane                     creator   n-th live process of equal identity
+//      216     4  rank                     creator   global rank, kNoRank if none
+//      220     4  world_size               creator   ranks of the engine, 0 if unknown
+//      224     4  local_rank               creator   rank on this node, kNoRank if none
+//      228     4  local_world_size         creator   ranks on this node, 0 if unknown
+//      232     8  max_model_len            creator   tokens, 0 if unknown
+//      240     4  server_named             creator   1 if somebody named the server
+//      244     4  axis_count               creator   used entries of axes
+//      248     4  group_count              creator   used entries of groups
+//      252     4  removed_segments         creator   dead segments that open removed for room
+//      256   128  server                   creator   name of the deployment, NUL-padded UTF-8
+//      384   128  model                    creator   model name, NUL-padded UTF-8
+//      512    64  host                     creator   host or pod name, NUL-padded UTF-8
+//      576    64  gpu                      creator   device of this rank, NUL-padded UTF-8
+//      640   256  axes                     creator   parallel axes, ParallelAxis each
+//      896   384  groups                   creator   collective groups, CollectiveGroup each
 //     1280   768  header_spare             creator   zero
 //   END
 //
@@ -65,8 +70,8 @@
 //
 //   LAYOUT CollectiveGroup size=24 align=8
 //   offset  size  field         writer    meaning
-//        0     8  id            creator   hash of run id and ordered members
-//        8     4  kind          creator   1 tp, 2 pp, 3 dp, 4 ep, 5 world, 6 user
+//        0     8  id            creator   the same for all members, and for nobody else in the run
+//        8     4  kind          creator   GroupKind
 //       12     4  size          creator   members
 //       16     4  local_members creator   members on this node
 //       20     4  group_spare   creator   zero
@@ -75,8 +80,7 @@
 //   LAYOUT StatusLine size=128 align=8
 //   offset  size  field         writer    meaning
 //        0     8  stamp         producer  ticks; stored before `where`
-//        8     8  where         producer  step 32 | group 8 | ordinal 16 | phase 8, step in the
-//        high bits
+//        8     8  where         producer  step 32 | group 8 | ordinal 16 | phase 8, step highest
 //       16     8  closed        producer  1 once the producer closed the segment in order
 //       24   104  status_spare  creator   zero
 //   END
@@ -91,15 +95,15 @@
 //       28     4  help_bytes         creator   its length
 //       32     4  first_field        creator   index of its first FieldDescriptor
 //       36     4  field_count        creator   its fields
-//       40     4  slot_format        creator   1 sequence word, 2 tagged words
+//       40     4  slot_format        creator   SlotFormat
 //       44     4  slot_bytes         creator   from one slot to the next, sequence word included
 //       48     4  capacity           creator   slots, a power of two
 //       52     4  checkpoint_words   creator   words of a checkpoint's body, 0 if samples only
 //       56     4  checkpoint_every   creator   records from one checkpoint to the next
 //       60     4  label_rows         creator   rows of totals, row 0 is `other`; 0 without labels
-//       64     4  part_offset        creator   of the part word in the payload, kNoOffset without
-//       arrays 68     4  flags              creator   zero 72     8  stream_spare       creator
-//       zero
+//       64     4  part_offset        creator   of the 16-bit part in the payload, else kNoOffset
+//       68     4  flags              creator   zero
+//       72     8  stream_spare       creator   zero
 //   END
 //
 //   LAYOUT FieldDescriptor size=104 align=4
@@ -120,16 +124,15 @@
 //       52     4  bounds_count        creator   how many
 //       56     4  native_first        creator   signed; native bounds from 2^native_first
 //       60     4  native_last         creator   signed; ... to 2^native_last
-//       64     4  kind                creator   schema.hpp, Kind
-//       68     4  type                creator   schema.hpp, Type
-//       72     4  unit                creator   schema.hpp, Unit
-//       76     4  reduction           creator   schema.hpp, Reduction
+//       64     4  kind                creator   Kind, of schema.hpp like the next three
+//       68     4  type                creator   Type
+//       72     4  unit                creator   Unit
+//       76     4  reduction           creator   Reduction
 //       80     4  capacity            creator   1: a scalar; more: an array
 //       84     4  slot_offset         creator   of the value, or first element, in the payload
-//       88     4  count_offset        creator   of the array's 16-bit count in the payload,
-//       kNoOffset if scalar 92     4  by_field            creator   index in the stream of its
-//       label field, kNoField if none 96     4  totals_offset       creator   words from the start
-//       of the checkpoint's body, kNoOffset if none
+//       88     4  count_offset        creator   of its 16-bit count in the payload, else kNoOffset
+//       92     4  by_field            creator   its label field in the stream, kNoField if none
+//       96     4  totals_offset       creator   words into the checkpoint's body, else kNoOffset
 //      100     4  field_spare         creator   zero
 //   END
 #pragma once

@@ -57,8 +57,8 @@ struct ProcessMemory {
   void fence_before_recheck() const noexcept {}
 #else
   void fence_after_mark() const noexcept {
-    __atomic_thread_fence(__ATOMIC_RELEASE);
-  }  // MARK
+    __atomic_thread_fence(__ATOMIC_RELEASE);  // MARK
+  }
   // Relaxed: the fence above orders the fields after the mark, the store of the word before itself.
   void store_field(Word* word, Word value) const noexcept {
     __atomic_store_n(word, value, __ATOMIC_RELAXED);
@@ -68,8 +68,8 @@ struct ProcessMemory {
     return __atomic_load_n(word, __ATOMIC_RELAXED);
   }
   void fence_before_recheck() const noexcept {
-    __atomic_thread_fence(__ATOMIC_ACQUIRE);
-  }  // MARK
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);  // MARK
+  }
 #endif
 
   void store_whole(Word* word, Word value) const noexcept {

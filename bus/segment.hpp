@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <cstring>
 #include <rankbus/bus/clock.hpp>
+#include <rankbus/bus/declaration.hpp>
 #include <rankbus/bus/directory.hpp>
 #include <rankbus/bus/layout.hpp>
 #include <rankbus/bus/schema.hpp>
@@ -186,20 +187,11 @@ inline const CellTable* table_for(const SegmentPlan& plan, std::uint32_t stream,
   return table;
 }
 
-inline bool text_is_bounded(const char* text, std::size_t most) noexcept {
-  return text != nullptr && strnlen(text, most + 1) <= most;
-}
-
 // Checks one declared type and fills its stream plan.
 inline bool plan_stream(SegmentPlan& plan, std::uint32_t stream, Arena& arena,
                         Reason& why) noexcept {
   const RecordType& type = *plan.types[stream];
-  if (type.field_count == 0 || type.field_count > kMaxFieldsPerStream ||
-      !text_is_bounded(type.name, kMaxNameBytes) || type.name[0] == '\0') {
-    why.set("record type %.128s: %u fields, expected 1 to %u, and a name of 1 to %u bytes",
-            type.name, type.field_count, kMaxFieldsPerStream, kMaxNameBytes);
-    return false;
-  }
+  if (!judge_declaration(type.name, type.help, type.fields, type.field_count, why)) return false;
   auto* out = arena.take_array<StreamPlan>(1);
   if (out == nullptr) {
     why.set("no memory for the plan of record type %s", type.name);

@@ -68,7 +68,7 @@ Response make_response(std::string body, const char* content_type) {
                         owned->size(), owned->data(), free_body, owned.get()),
                     DestroyResponse());
   if (response == nullptr) throw std::bad_alloc();
-  owned.release();
+  static_cast<void>(owned.release());  // The response's now.
   MHD_add_response_header(response.get(), MHD_HTTP_HEADER_CONTENT_TYPE, content_type);
   MHD_add_response_header(response.get(), MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
   return response;

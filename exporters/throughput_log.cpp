@@ -36,6 +36,12 @@ void ThroughputLog::observe(const Snapshot& snapshot) {
     if (!engine.live) continue;
     const auto [entry, is_new] = engines_.try_emplace({engine.server, engine.engine});
     if (is_new) begin_interval(snapshot, engine, entry->second);
+    if (is_new && engine.began_clock_s) {
+      // It was seen from its beginning, so its first interval begins there, at 0.
+      entry->second.prompt_tokens = entry->second.generation_tokens = entry->second.preemptions = 0;
+      (engine.virtual_clock ? entry->second.clock_s : entry->second.monotonic_s) =
+          *engine.began_clock_s;
+    }
     entry->second.is_shown = true;
   }
 }

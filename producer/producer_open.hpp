@@ -161,14 +161,16 @@ inline void fill_identity(bus::SegmentHeader& header, const OpenOptions& options
   fill_groups(header);
 }
 
-inline void fill_clock(bus::SegmentHeader& header, ClockDomain domain) noexcept {
+inline void fill_clock(bus::SegmentHeader& header, const OpenOptions& options) noexcept {
+  const ClockDomain domain = options.clock;
   const bus::ClockSource source = domain == ClockDomain::virtual_time ? bus::ClockSource::caller
                                   : bus::tsc_is_usable()              ? bus::ClockSource::tsc
                                                                       : bus::ClockSource::monotonic;
   header.clock_domain = static_cast<std::uint32_t>(domain);
   header.clock_source = static_cast<std::uint32_t>(source);
   header.ticks_per_second = bus::nominal_ticks_per_second(source);
-  header.anchor_ticks = bus::read_ticks(source);
+  header.anchor_ticks =
+      domain == ClockDomain::virtual_time ? options.clock_start_ns : bus::read_ticks(source);
   header.anchor_monotonic_ns = bus::monotonic_ns();
   header.anchor_realtime_ns = bus::clock_ns(CLOCK_REALTIME);
 }
@@ -260,7 +262,7 @@ inline bool Producer::start(const OpenOptions& options) noexcept {
   const int directory = bus::open_bus_directory(path, true, reason_);
   if (directory < 0) return false;
   fill_identity(*header, options);
-  fill_clock(*header, options.clock);
+  fill_clock(*header, options);
   const std::uint64_t target = options.segment_bytes != 0     ? options.segment_bytes
                                : options.role == Role::worker ? std::uint64_t{2} << 20
                                                               : std::uint64_t{512} << 10;

@@ -29,6 +29,7 @@ using bus::Unit;
 // A view of numbers that the caller keeps until `record` returns.
 template <class T>
 struct Values {
+  static_assert(sizeof(T) == 8, "an array's elements have 8 bytes: std::uint64_t, int64_t, double");
   const T* data = nullptr;
   std::size_t size = 0;
 
@@ -91,7 +92,9 @@ const bus::RecordType* record_type() noexcept {
 
 #define RANKBUS_MEMBER(type, name, spec, help) type name{};
 #define RANKBUS_OPTIONAL_MEMBER(type, name, spec, help) type name = ::rankbus::absent<type>();
-#define RANKBUS_ARRAY_MEMBER(type, capacity, name, spec, help) ::rankbus::Values<type> name{};
+#define RANKBUS_ARRAY_MEMBER(type, capacity, name, spec, help)                  \
+  static_assert((capacity) > 1, "an array has room for at least two elements"); \
+  ::rankbus::Values<type> name{};
 
 #define RANKBUS_INDEX(type, name, spec, help) i_##name,
 #define RANKBUS_ARRAY_INDEX(type, capacity, name, spec, help) i_##name,

@@ -1,8 +1,8 @@
 // tests/model_litmus.cpp: is the machine of tests/model as weak as C++, and no weaker?
 //
-// The known small programs, with the outcomes that the standard forbids and
-// allows. A machine that was too strong would find no fault in a broken
-// protocol; one too weak would find faults that no compiler can produce.
+// The known small programs, with the outcomes that the standard forbids and allows. A machine
+// that was too strong would find no fault in a broken protocol; one too weak would find faults
+// that no compiler can produce.
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -156,8 +156,7 @@ TEST(Litmus, Writer_LoadsItsOwnWord_SeesItsLastStore) {
   EXPECT_EQ(litmus.machine.load(litmus.x, Order::relaxed), 2U);
 }
 
-// Death: everything the writer stored is seen, but what it had
-// stored is a question of the compiler.
+// Everything that the dead stored is seen; what that was is for the compiler to say.
 TEST(Litmus, DeadWriter_StoredRelaxed_LeavesAPrefixOnlyInProgramOrder) {
   Litmus litmus;
   litmus.machine.store(litmus.x, 1, Order::relaxed);

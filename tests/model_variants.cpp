@@ -1,5 +1,4 @@
-// tests/model_variants.cpp: the protocol of bus/slot.hpp with
-// one thing wrong, and what that breaks.
+// tests/model_variants.cpp: what breaks when one thing in bus/slot.hpp or bus/memory.hpp is wrong.
 //
 // Goal: each ordering in bus/memory.hpp and each rule of the checkpoints is there because a promise
 // breaks without it; and the checker that finds no fault in the protocol finds faults.

@@ -1,10 +1,8 @@
-// tests/model_words.cpp: what crosses without a sequence word:
-// tagged words, the dictionary, the status.
+// tests/model_words.cpp: what crosses without a sequence word: tagged words, dictionary, status.
 //
-// Goal: slot format 2 is never torn although a device stores its words in any
-// order and without a fence, as long as its 16-bit laps tell records apart;
-// the edges INTERN and STATUS carry what they say. Method: the machine of
-// tests/model, every execution; where something has a limit, the limit too.
+// Goal: slot format 2 is never torn although a device stores its words in any order and without a
+// fence, while its 16-bit laps tell records apart; the edges INTERN and STATUS carry what they say.
+// Method: the machine of tests/model, every execution; where something has a limit, the limit too.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -90,7 +88,7 @@ struct TaggedStream {
 TEST(TaggedWords, StoredInAnyOrder_AreNeverTorn) {
   std::size_t executions = 0;
   std::size_t found_whole = 0;
-  for (const Word capacity : {1, 2}) {
+  for (const Word capacity : {Word{1}, Word{2}}) {
     for (const bool kill : {false, true}) {
       for (const Permutation& first : permutations()) {
         for (const Permutation& second : permutations()) {
@@ -111,8 +109,7 @@ TEST(TaggedWords, StoredInAnyOrder_AreNeverTorn) {
   EXPECT_GT(found_whole, 0U);
 }
 
-// Laps that a tag tells apart. A reader that is this many laps
-// late takes words of both laps for one.
+// A reader that is this many laps late takes the words of both laps for words of one.
 constexpr Word kLapsToldApart = 65536;
 
 TEST(TaggedWords, FewerLapsApartThanTagsCount_AreNeverTorn) {

@@ -38,10 +38,6 @@ def clean_environment(extra=None):
     return kept | (extra or {})
 
 
-class StillWaiting(AssertionError):
-    """A condition did not come true in time."""
-
-
 def wait_for(condition, what, limit=LIMIT_S, alive=()):
     """Polls until condition() is true and returns its value. A process of `alive` that ends first is a failure."""
     deadline = time.monotonic() + limit
@@ -52,9 +48,11 @@ def wait_for(condition, what, limit=LIMIT_S, alive=()):
         for process in alive:
             if process.status() is not None and not (value := condition()):
                 raise AssertionError(f"{process} ended with {process.status()} before {what}:\n{process.stderr()}")
+            if value:
+                return value
         if time.monotonic() > deadline:
             told = "".join(f"\n--- {process}:\n{process.stderr()}" for process in alive)
-            raise StillWaiting(f"still waiting for {what} after {limit:.0f} s{told}")
+            raise AssertionError(f"still waiting for {what} after {limit:.0f} s{told}")
         time.sleep(0.02)
 
 

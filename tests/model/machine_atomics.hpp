@@ -2,8 +2,7 @@
 // machine's operations, so that ProcessMemory itself, with the very orders that workers are
 // compiled with, runs on the machine. Nothing about the shared memory is repeated here.
 //
-// Only for a program that uses the bus in no other way, since
-// the exchange is for the whole program.
+// For programs that use the bus in no other way: the exchange holds for the whole program.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,4 @@
-// tests/model/stream_model.hpp: a stream in the machine's
-// memory, its writer, the readers' questions.
+// tests/model/stream_model.hpp: a stream in the machine's memory, its writer, and questions to it.
 //
 // The writer and the readers use the functions of bus/slot.hpp and nothing else; what is written
 // here is only what bus/slot.hpp leaves to its callers: the fields, the fold, which checkpoint is
@@ -15,6 +14,13 @@
 #include "machine_atomics.hpp"
 
 namespace rankbus::model {
+
+// A sanitizer slows the search tenfold and watches only the checker, so it gets a shorter one.
+#if defined(__SANITIZE_ADDRESS__) || defined(RANKBUS_TSAN)
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
 
 struct Shape {
   Word capacity = 1;

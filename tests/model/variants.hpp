@@ -127,8 +127,8 @@ Exploration explore_deaths(const Variant& variant, Word records, Question questi
 }
 
 inline Exploration explore_column(const Variant& variant, Column column) {
-  // Twice the records that any variant needs to break a promise that it breaks.
-  constexpr Word kRecords = 6;
+  // A variant that breaks a promise needs no more than three records for it.
+  constexpr Word kRecords = kSanitized ? 4 : 6;
   using Memory = const ViewMemory;
   const auto ask = [&](const Shape& shape, auto question) {
     return explore(shape, ViewMemory(variant.orders), kRecords, question);

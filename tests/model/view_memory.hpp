@@ -86,7 +86,7 @@ class Machine {
   Machine& operator=(const Machine&) = delete;
   ~Machine() { current_ = nullptr; }
 
-  // The machine on which ProcessMemory's own operations land; see run_atomics_on_machine.hpp.
+  // The machine on which ProcessMemory's own operations land; see machine_atomics.hpp.
   static Machine& current() {
     if (current_ == nullptr) die("an atomic operation without a machine");
     return *current_;
@@ -200,9 +200,6 @@ class Machine {
     reader_view_ = dead_view_;
     steps_.push_back(Step{kDeath, 0, Order::none});
   }
-
-  // Which messages the dead writer left, as the reader finds them.
-  const View& left_by_the_dead() const { return dead_view_; }
 
   // Which of the location's messages the reader's load number `step` returned.
   std::size_t message_of_step(std::size_t step) const { return steps_.at(step).message; }

@@ -28,8 +28,8 @@ class ThroughputLog {
   explicit ThroughputLog(std::shared_ptr<spdlog::logger> logger,
                          WallClock wall_clock = &std::chrono::system_clock::now);
 
-  // Notes engines that appear, so that their first line covers the time since then. Cheap; meant
-  // for every pass. Without it an engine's first line shows throughputs of 0.
+  // Notes engines that appear, so that their first line covers the time since they began, or since
+  // now where that is not known. Cheap; meant for every pass.
   void observe(const Snapshot& snapshot);
 
   // Prints the lines of the interval since the latest call and begins the next one.

@@ -173,6 +173,41 @@ TEST_F(ThroughputLogTest, FirstSightBetweenLogs_CountsFromThere) {
   EXPECT_EQ(log_rates(), (Strings{rates("INFO Engine 000", "0.0", "100.0")}));
 }
 
+TEST_F(ThroughputLogTest, EngineSeenFromItsBeginning_CountsFromThere) {
+  snapshot_.monotonic_s = 100;
+  EXPECT_EQ(log(), Strings{});
+  pass_seconds(10);
+  engine(0).began_clock_s = 105;
+  engine(0).generation_tokens = 100;
+  engine(0).preemptions = 2;
+  const Strings lines = log();
+  EXPECT_EQ(lines[0].substr(0, lines[0].find(", Running")),
+            rates("INFO Engine 000", "0.0", "20.0"));
+  EXPECT_NE(lines[0].find("Preemptions: 2,"), std::string::npos);
+  pass_seconds(10);
+  engine(0).generation_tokens = 110;
+  EXPECT_EQ(log_rates(), (Strings{rates("INFO Engine 000", "0.0", "1.0")})) << "once only";
+}
+
+TEST_F(ThroughputLogTest, VirtualEngineSeenFromItsBeginning_CountsFromThere) {
+  snapshot_.monotonic_s = 100;
+  engine(0).virtual_clock = true;
+  engine(0).began_clock_s = 5;
+  engine(0).clock_s = 25;
+  engine(0).prompt_tokens_computed = 100;
+  EXPECT_EQ(log_rates(), (Strings{rates("INFO Engine 000", "5.0", "0.0")}));
+}
+
+TEST_F(ThroughputLogTest, BeginningInTheFuture_ShowsNoRate) {
+  snapshot_.monotonic_s = 100;
+  engine(0).began_clock_s = 1e9;
+  engine(0).generation_tokens = 100;
+  EXPECT_EQ(log_rates(), (Strings{rates("DEBUG Engine 000", "0.0", "0.0")}));
+  pass_seconds(10);
+  engine(0).generation_tokens = 110;
+  EXPECT_EQ(log_rates(), (Strings{rates("INFO Engine 000", "0.0", "1.0")}));
+}
+
 TEST_F(ThroughputLogTest, IdleEngine_GoesToDebugAfterOneZeroLine) {
   engine(0);
   log_.observe(snapshot_);

@@ -67,7 +67,8 @@ void Aggregator::read_loop() {
     lock.unlock();
     one_pass(asked);
     const bool interval_is_over = options_.log_interval_s > 0 && monotonic_s() >= next_log_s_;
-    const bool changed = processes_changed();
+    const bool changed = bus_->changes() != changes_seen_;
+    changes_seen_ = bus_->changes();
     std::shared_ptr<const Snapshot> made;
     if (asked || interval_is_over || changed || passes_ == 1) made = make_snapshot();
     lock.lock();
@@ -109,19 +110,12 @@ std::shared_ptr<const Snapshot> Aggregator::make_snapshot() {
   snapshot->monotonic_s = now_s;
   snapshot->complete = bus_->complete();
   FamilyBuilder families;
-  reduce_records(*bus_, now_s, options_.reduce, families);
+  const ValuesByIdentity values = collect_values(*bus_);
+  reduce_records(*bus_, values, now_s, options_.reduce, families);
   add_self_metrics(*bus_, clock_, now_s, options_.reduce, families);
   snapshot->families = families.take();
-  snapshot->engines = engine_totals(*bus_, clock_, now_s, options_.reduce, windows_);
+  snapshot->engines = engine_totals(*bus_, values, clock_, now_s, options_.reduce, windows_);
   return snapshot;
-}
-
-bool Aggregator::processes_changed() {
-  std::set<std::string> now;
-  for (const auto& [name, segment] : bus_->live()) now.insert(name);
-  const bool changed = now != known_segments_;
-  known_segments_ = std::move(now);
-  return changed;
 }
 
 // A log that cannot keep up misses intervals; its rates then cover the longer time.

@@ -14,7 +14,6 @@
 #include <mutex>
 #include <rankbus/aggregator/reduce.hpp>
 #include <semaphore>
-#include <set>
 #include <string>
 #include <thread>
 
@@ -59,7 +58,6 @@ class Aggregator {
   void one_pass(bool fresh);
   std::shared_ptr<const Snapshot> make_snapshot();
   void hand_to_log(bool interval_is_over);
-  bool processes_changed();
   void observe(const LiveSegment& segment, const Sample& sample);
 
   AggregatorOptions options_;
@@ -69,7 +67,7 @@ class Aggregator {
   std::unique_ptr<BusReader> bus_;
   TickClock clock_;
   CacheWindows windows_;
-  std::set<std::string> known_segments_;
+  std::uint64_t changes_seen_ = 0;
   std::uint64_t passes_ = 0;
   double next_log_s_ = 0;
   double poll_s_ = 0.02;

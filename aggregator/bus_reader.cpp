@@ -193,26 +193,36 @@ void BusReader::scan(double now_s) {
 
 // An unnamed server is known by its run. Its series bear no `server` label, unless another unnamed
 // run has the same identity at the same time: then the later run gets its id as label, for all of
-// its processes, and keeps it.
-void BusReader::attach(std::vector<std::unique_ptr<SegmentReader>> found, double now_s) {
-  for (const auto& reader : found) {
-    const bus::SegmentHeader& header = reader->header();
-    if (header.server_named != 0) continue;
-    const std::string run = hex(header.run_id);
-    if (separate_runs_.count(run) != 0 || !reader->writer_is_alive()) continue;
-    for (const auto& [name, segment] : live_) {
-      const bus::SegmentHeader& other = segment.reader->header();
-      bus::SegmentHeader mine = header;
-      std::memcpy(mine.run_id, other.run_id, sizeof mine.run_id);
-      const bool twin = bus::same_identity(mine, other) && mine.lane == other.lane;
-      if (!twin || hex(other.run_id) == run || !segment.reader->writer_is_alive()) continue;
-      if (!segment.who.server_label.empty()) continue;
-      separate_runs_[run] = name;
-      warn_("a second unnamed server of model " + bounded_text(header.model) + ", engine " +
-            std::to_string(header.engine) + " runs on this bus; its series get server=\"" + run +
-            "\". Set RANKBUS_SERVER to tell servers apart by a name of yours");
-    }
+// its processes that come from then on.
+void BusReader::check_twin(const SegmentReader& reader, const SegmentReader& earlier) {
+  bus::SegmentHeader mine = reader.header();
+  const bus::SegmentHeader& other = earlier.header();
+  const std::string run = hex(mine.run_id);
+  const std::string other_run = hex(other.run_id);
+  if (run == other_run || separate_runs_.count(run) != 0 || separate_runs_.count(other_run) != 0)
+    return;
+  std::memcpy(mine.run_id, other.run_id, sizeof mine.run_id);
+  if (mine.lane != other.lane || !bus::same_identity(mine, other)) return;
+  if (!reader.writer_is_alive() || !earlier.writer_is_alive()) return;
+  separate_runs_.insert(run);
+  warn_("a second unnamed server of model " + bounded_text(mine.model) + ", engine " +
+        std::to_string(mine.engine) + " runs on this bus; its series get server=\"" + run +
+        "\". Set RANKBUS_SERVER to tell servers apart by a name of yours");
+}
+
+void BusReader::tell_servers_apart(const std::vector<std::unique_ptr<SegmentReader>>& found) {
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    if (found[i]->header().server_named != 0) continue;
+    for (const auto& [name, segment] : live_) check_twin(*found[i], *segment.reader);
+    for (std::size_t k = 0; k < i; ++k) check_twin(*found[i], *found[k]);
   }
+}
+
+void BusReader::attach(std::vector<std::unique_ptr<SegmentReader>> found, double now_s) {
+  std::stable_sort(found.begin(), found.end(), [](const auto& a, const auto& b) {
+    return a->header().anchor_monotonic_ns < b->header().anchor_monotonic_ns;
+  });
+  tell_servers_apart(found);
   for (auto& reader : found) {
     removed_unread_ += reader->header().removed_segments;
     LiveSegment segment;
@@ -225,6 +235,7 @@ void BusReader::attach(std::vector<std::unique_ptr<SegmentReader>> found, double
       state.began_ns = header.anchor_monotonic_ns;
       state.began_ticks = header.anchor_ticks;
     }
+    ++changes_;
     const std::string name = segment.reader->name();
     live_.emplace(name, std::move(segment));
   }
@@ -253,6 +264,7 @@ void BusReader::retire(const LiveSegment& segment, double now_s) {
   state.last_stamp = newest_stamp(*segment.reader);
   state.last_source = static_cast<bus::ClockSource>(segment.reader->header().clock_source);
   ++retired_segments_;
+  ++changes_;
   for (auto& [key, value] : extract_values(*segment.reader)) {
     if (value.kind == bus::Kind::gauge) continue;  // A state without a living writer is nobody's.
     const auto [at, fresh] = state.retired.values.emplace(key, value);

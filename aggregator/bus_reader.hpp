@@ -86,6 +86,8 @@ class BusReader {
   const std::string& directory() const { return path_; }
   const std::map<std::string, LiveSegment>& live() const { return live_; }
   const std::map<Identity, IdentityState>& identities() const { return identities_; }
+  // Goes up whenever a segment is attached or retired.
+  std::uint64_t changes() const { return changes_; }
   std::uint64_t rejected() const { return rejected_.size(); }
   std::uint64_t removed_unread() const { return removed_unread_; }
   std::uint64_t retired_segments() const { return retired_segments_; }
@@ -98,6 +100,8 @@ class BusReader {
   BusReader() = default;
   void scan(double now_s);
   void attach(std::vector<std::unique_ptr<SegmentReader>> found, double now_s);
+  void tell_servers_apart(const std::vector<std::unique_ptr<SegmentReader>>& found);
+  void check_twin(const SegmentReader& reader, const SegmentReader& earlier);
   Identity identify(const bus::SegmentHeader& header);
   bool read_live(LiveSegment& segment, double now_s, bool ask_liveness, const OnSample& on_sample);
   void retire(const LiveSegment& segment, double now_s);
@@ -117,7 +121,8 @@ class BusReader {
   std::map<Identity, IdentityState> identities_;
   std::set<std::string> finished_;               // Retired, but the name could not or must not go.
   std::map<std::string, std::string> rejected_;  // Name and why; said once.
-  std::map<std::string, std::string> separate_runs_;  // Run ids that get a server label.
+  std::set<std::string> separate_runs_;          // Run ids that get a server label.
+  std::uint64_t changes_ = 0;
   std::uint64_t removed_unread_ = 0;
   std::uint64_t retired_segments_ = 0;
 };

@@ -12,21 +12,6 @@ bool is_shown(const IdentityState& state, double now_s, double retain_s) {
   return now_s - state.last_alive_s <= retain_s;
 }
 
-// Retired totals plus those of the living, of one identity; gauges of the living only.
-std::map<Identity, FieldValues> values_by_identity(const BusReader& bus) {
-  std::map<Identity, FieldValues> all;
-  for (const auto& [who, state] : bus.identities()) all[who] = state.retired.values;
-  for (const auto& [name, segment] : bus.live()) {
-    FieldValues& values = all[segment.who];
-    for (auto& [key, value] : extract_values(*segment.reader)) {
-      const auto [at, fresh] = values.emplace(key, value);
-      // Buckets that changed over a restart: the family starts again with the living incarnation.
-      if (!fresh && !add_value(at->second, value)) at->second = value;
-    }
-  }
-  return all;
-}
-
 bool engine_is_shown(const BusReader& bus, const Identity& who, double now_s, double retain_s) {
   return std::any_of(bus.identities().begin(), bus.identities().end(), [&](const auto& entry) {
     return entry.first.same_engine(who) && is_shown(entry.second, now_s, retain_s);
@@ -96,6 +81,20 @@ void show(FamilyBuilder& out, const FieldKey& key, const FieldValue& value, cons
 
 }  // namespace
 
+ValuesByIdentity collect_values(const BusReader& bus) {
+  ValuesByIdentity all;
+  for (const auto& [who, state] : bus.identities()) all[who] = state.retired.values;
+  for (const auto& [name, segment] : bus.live()) {
+    FieldValues& values = all[segment.who];
+    for (auto& [key, value] : extract_values(*segment.reader)) {
+      const auto [at, fresh] = values.emplace(key, value);
+      // Buckets that changed over a restart: the family starts again with the living incarnation.
+      if (!fresh && !add_value(at->second, value)) at->second = value;
+    }
+  }
+  return all;
+}
+
 Series& FamilyBuilder::series(const std::string& name, FamilyType type, const std::string& help,
                               const Labels& labels, const Identity& who) {
   Growing& growing = families_[name];
@@ -103,6 +102,7 @@ Series& FamilyBuilder::series(const std::string& name, FamilyType type, const st
     growing.family.name = name;
     growing.family.type = type;
   }
+  if (growing.family.type != type) return refused_;
   if (growing.family.help.empty()) growing.family.help = help;
   Series& series = growing.series[labels];
   series.labels = labels;
@@ -136,10 +136,10 @@ std::vector<Family> FamilyBuilder::take() {
   return families;
 }
 
-void reduce_records(const BusReader& bus, double now_s, const ReduceOptions& options,
-                    FamilyBuilder& out) {
+void reduce_records(const BusReader& bus, const ValuesByIdentity& values_of, double now_s,
+                    const ReduceOptions& options, FamilyBuilder& out) {
   std::map<EngineKey, EngineFamilies> engines;
-  for (const auto& [who, values] : values_by_identity(bus)) {
+  for (const auto& [who, values] : values_of) {
     const bool rank_shown = is_shown(bus.identities().at(who), now_s, options.retain_rank_s);
     if (!rank_shown && !engine_is_shown(bus, who, now_s, options.retain_engine_s)) continue;
     EngineFamilies& engine = engines[{who.server, who.model, who.engine}];
@@ -227,7 +227,8 @@ void add_tokens(const FieldValues& values, EngineTotals& engine) {
 
 }  // namespace
 
-std::vector<EngineTotals> engine_totals(const BusReader& bus, const TickClock& clock, double now_s,
+std::vector<EngineTotals> engine_totals(const BusReader& bus, const ValuesByIdentity& values_of,
+                                        const TickClock& clock, double now_s,
                                         const ReduceOptions& options, const CacheWindows& windows) {
   struct Growing {
     Identity who;
@@ -235,7 +236,7 @@ std::vector<EngineTotals> engine_totals(const BusReader& bus, const TickClock& c
     Gauges gauges;
   };
   std::map<EngineKey, Growing> engines;
-  for (const auto& [who, values] : values_by_identity(bus)) {
+  for (const auto& [who, values] : values_of) {
     if (!engine_is_shown(bus, who, now_s, options.retain_rank_s)) continue;
     Growing& engine = engines[{who.server, who.model, who.engine}];
     engine.who = who;

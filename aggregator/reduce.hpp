@@ -39,6 +39,7 @@ class FamilyBuilder {
     std::map<Labels, Series> series;
   };
   std::map<std::string, Growing> families_;
+  Series refused_;  // Takes what would give a family a second type.
 };
 
 // Cache windows by engine, fed by the caller from samples.
@@ -50,9 +51,13 @@ struct EngineKey {
 };
 using CacheWindows = std::map<EngineKey, CacheHitWindow>;
 
+// Retired totals plus those of the living, of every identity; gauges of the living only.
+using ValuesByIdentity = std::map<Identity, FieldValues>;
+ValuesByIdentity collect_values(const BusReader& bus);
+
 // Adds the families that follow from the producers' schemas.
-void reduce_records(const BusReader& bus, double now_s, const ReduceOptions& options,
-                    FamilyBuilder& out);
+void reduce_records(const BusReader& bus, const ValuesByIdentity& values, double now_s,
+                    const ReduceOptions& options, FamilyBuilder& out);
 
 // Adds what rankbus says of itself and of the processes it reads (the catalogue's part without
 // joins).
@@ -60,7 +65,8 @@ void add_self_metrics(const BusReader& bus, const TickClock& clock, double now_s
                       const ReduceOptions& options, FamilyBuilder& out);
 
 // What the throughput line needs, per engine with a living or recently living process.
-std::vector<EngineTotals> engine_totals(const BusReader& bus, const TickClock& clock, double now_s,
+std::vector<EngineTotals> engine_totals(const BusReader& bus, const ValuesByIdentity& values,
+                                        const TickClock& clock, double now_s,
                                         const ReduceOptions& options, const CacheWindows& windows);
 
 }  // namespace rankbus

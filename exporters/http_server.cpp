@@ -27,8 +27,6 @@ namespace rankbus {
 namespace {
 
 constexpr int kListenBacklog = 128;
-// How long stop() lets finished answers leave. Longer would let a stalled client delay a restart.
-constexpr auto kStopGrace = std::chrono::seconds(1);
 
 constexpr char kPlainType[] = "text/plain; charset=utf-8";
 constexpr char kHtmlType[] = "text/html; charset=utf-8";
@@ -245,8 +243,9 @@ struct LastMessage {
 
 class HttpServer::Impl {
  public:
-  Impl(const ListenAddress& address, FreshSnapshot fresh_snapshot)
-      : address_(address), fresh_snapshot_(std::move(fresh_snapshot)) {}
+  Impl(const ListenAddress& address, FreshSnapshot fresh_snapshot,
+       std::chrono::milliseconds stop_grace)
+      : address_(address), fresh_snapshot_(std::move(fresh_snapshot)), stop_grace_(stop_grace) {}
 
   // Returns why it failed, or nothing.
   std::string start(int listen_fd, const HttpLimits& limits) {
@@ -291,7 +290,7 @@ class HttpServer::Impl {
     reader_.join();
     {
       std::unique_lock lock(mutex_);
-      changed_.wait_for(lock, kStopGrace, [this] { return requests_in_flight_ == 0; });
+      changed_.wait_for(lock, stop_grace_, [this] { return requests_in_flight_ == 0; });
     }
     MHD_stop_daemon(daemon_);
     daemon_ = nullptr;
@@ -459,6 +458,7 @@ class HttpServer::Impl {
 
   const ListenAddress address_;
   const FreshSnapshot fresh_snapshot_;
+  const std::chrono::milliseconds stop_grace_;
   LastMessage last_message_;
   MHD_Daemon* daemon_ = nullptr;
   std::thread reader_;
@@ -480,7 +480,8 @@ OrError<std::unique_ptr<HttpServer>> HttpServer::start(const ListenAddress& addr
   using Started = OrError<std::unique_ptr<HttpServer>>;
   OrError<ListenSocket> socket = ListenSocket::open(address);
   if (!socket) return Started::failure(std::move(socket.error));
-  auto impl = std::make_unique<Impl>(socket->address(), std::move(fresh_snapshot));
+  auto impl =
+      std::make_unique<Impl>(socket->address(), std::move(fresh_snapshot), limits.stop_grace);
   std::string error = impl->start(socket->release(), limits);
   if (!error.empty()) return Started::failure(std::move(error));
   return Started::success(std::unique_ptr<HttpServer>(new HttpServer(std::move(impl))));

@@ -11,6 +11,7 @@
 // arrived is fresh for that request.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -27,6 +28,8 @@ struct HttpLimits {
   unsigned connections = 64;          // Further ones wait in the kernel's queue.
   unsigned idle_timeout_s = 30;       // A connection without progress for so long is closed.
   std::size_t request_bytes = 16384;  // Request line and headers, with the library's own needs.
+  // How long stop() lets finished answers leave. Longer would let a stalled client delay a restart.
+  std::chrono::milliseconds stop_grace{1000};
 };
 
 class HttpServer {

@@ -299,8 +299,11 @@ void Producer::write_parts(Stream& stream, const T& record) noexcept {
 inline void Producer::end_record(Stream& stream, bus::Word*) noexcept {
   const bus::Word records = stream.next_record;
   // A second of silence would otherwise leave the newest checkpoint as old as the ring.
+  // Signed, because callers may give stamps out of order.
+  const auto since =
+      static_cast<std::int64_t>(stream.body[bus::kBodyLastStamp] - stream.checkpoint_stamp);
   const bool late = clock_source_ != bus::ClockSource::caller &&
-                    stream.body[bus::kBodyLastStamp] - stream.checkpoint_stamp > ticks_per_second_;
+                    since > static_cast<std::int64_t>(ticks_per_second_);
   if (__builtin_expect(records >= stream.checkpoint_at || late, 0)) checkpoint(stream);
 }
 

@@ -2,10 +2,11 @@
 //
 //   #define MY_SWAP_ROWS(FIELD, OPTIONAL, ARRAY) ...one line, or several continued by backslashes:
 //     FIELD(std::uint64_t, stamp, stamp(), "When the swap ended")
-//     FIELD(std::uint64_t, swapped_bytes, counter("my_swapped_bytes_total").in(Unit::bytes),
-//     "Bytes") OPTIONAL(double, duration_seconds,
+//     FIELD(std::uint64_t, swapped_bytes,
+//           counter("my_swapped_bytes_total").in(Unit::bytes), "Bytes moved")
+//     OPTIONAL(double, duration_seconds,
 //              distribution("my_swap_seconds", rankbus::bounds::kRequest).in(Unit::seconds),
-//              "Time")
+//              "How long the swap took")
 //   RANKBUS_RECORD(MySwap, "my_swap", 1, "One swap of KV blocks to host memory", MY_SWAP_ROWS)
 //
 // gives the struct MySwap with those members, its schema, its totals and its series; nothing else

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <future>
 #include <latch>
 #include <map>
@@ -321,6 +322,42 @@ TEST(HttpServer, WaitingForTheBus_DelaysNobodyElse) {
   EXPECT_EQ(scrape.get().status, 200);
 }
 
+TEST(HttpServer, ClientsThatWaitTogether_GetWhatEachAskedFor) {
+  std::latch asked(1);
+  std::latch may_answer(1);
+  std::atomic<int> calls = 0;
+  auto shown = shared(mixed_snapshot());
+  const auto server = start([&] {
+    if (++calls == 1) {
+      asked.count_down();
+      may_answer.wait();
+    }
+    return shown;
+  });
+  Client first(server->port());
+  first.send(request_text("GET /metrics"));
+  asked.wait();
+  Client all(server->port());
+  Client chat(server->port());
+  Client engine(server->port());
+  Client chat_again(server->port());
+  Client ready(server->port());
+  all.send(request_text("GET /metrics"));
+  chat.send(request_text("GET /metrics?server=chat"));
+  engine.send(request_text("GET /metrics?engine=1"));
+  chat_again.send(request_text("GET /metrics?server=chat"));
+  ready.send(request_text("GET /readyz"));
+  // By these answers the others have most likely been taken in; if not, only less is tested.
+  for (int i = 0; i < 10; ++i) fetch(*server, "GET /healthz");
+  may_answer.count_down();
+  EXPECT_EQ(parse_reply(first.read_to_end()).body, render(*shown));
+  EXPECT_EQ(parse_reply(all.read_to_end()).body, render(*shown));
+  EXPECT_EQ(parse_reply(chat.read_to_end()).body, render(*shown, {"chat", {}}));
+  EXPECT_EQ(parse_reply(engine.read_to_end()).body, render(*shown, {{}, "1"}));
+  EXPECT_EQ(parse_reply(chat_again.read_to_end()).body, render(*shown, {"chat", {}}));
+  EXPECT_EQ(parse_reply(ready.read_to_end()).body, "ready\n");
+}
+
 TEST(HttpServer, KeptConnection_AnswersAgain) {
   const auto server = start_with(mixed_snapshot());
   Client client(server->port());
@@ -406,18 +443,33 @@ TEST(HttpServer, Garbage_IsNotServed) {
 }
 
 TEST(HttpServer, FullConnectionTable_ServesTheNextWhenOneLeaves) {
-  const auto server = start_with(mixed_snapshot(), {.connections = 2});
+  std::atomic<bool> has_room = false;
+  std::atomic<bool> served_too_early = false;
+  auto shown = shared(mixed_snapshot());
+  const auto server = start(
+      [&] {
+        if (!has_room) served_too_early = true;
+        return shown;
+      },
+      {.connections = 2});
   auto first = std::make_unique<Client>(server->port());
   Client second(server->port());
   const std::string kept = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
-  first->send(kept);
-  second.send(kept);
-  first->read_until("ok\n");
-  second.read_until("ok\n");
+  for (Client* client : {first.get(), &second}) {
+    client->send(kept);
+    client->read_until("ok\n");
+  }
   Client third(server->port());
-  third.send(request_text("GET /healthz"));
+  third.send(request_text("GET /metrics"));
+  // A server that took the third one in would do so before it answers these.
+  for (int i = 0; i < 100; ++i) {
+    second.send(kept);
+    second.read_until("ok\n");
+  }
+  has_room = true;
   first.reset();
   EXPECT_EQ(parse_reply(third.read_to_end()).status, 200);
+  EXPECT_FALSE(served_too_early);
 }
 
 TEST(HttpServer, PortInUse_IsAnErrorThatSaysSo) {
@@ -455,15 +507,17 @@ TEST(HttpServer, Ipv6Loopback_IsListenedOn) {
   close(fd);
 }
 
-TEST(HttpServer, StopWithScrapeUnderWay_AnswersIt) {
+TEST(HttpServer, StopWithScrapeUnderWay_AnswersItWhole) {
   std::latch asked(1);
   std::latch may_answer(1);
-  auto shown = shared(mixed_snapshot());
-  const auto server = start([&] {
-    asked.count_down();
-    may_answer.wait();
-    return shown;
-  });
+  auto shown = shared(big_snapshot());
+  const auto server = start(
+      [&] {
+        asked.count_down();
+        may_answer.wait();
+        return shown;
+      },
+      {.stop_grace = std::chrono::hours(1)});
   auto scrape = std::async(std::launch::async, [&] { return fetch(*server, "GET /metrics"); });
   asked.wait();
   auto stopped = std::async(std::launch::async, [&] { server->stop(); });
@@ -472,8 +526,8 @@ TEST(HttpServer, StopWithScrapeUnderWay_AnswersIt) {
   stopped.get();
 }
 
-TEST(HttpServer, StopWithStalledClients_Ends) {
-  const auto server = start_with(big_snapshot());
+TEST(HttpServer, StopWithStalledClients_EndsAfterTheGrace) {
+  const auto server = start_with(big_snapshot(), {.stop_grace = std::chrono::milliseconds(1)});
   Client silent(server->port());
   Client slow(server->port(), 4096);
   slow.send(request_text("GET /metrics"));

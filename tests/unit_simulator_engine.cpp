@@ -1,5 +1,5 @@
-// The laws of the simulated engine: conservation of tokens, the limits it promises to keep, and what
-// preemption, prefix reuse and the two block rules mean.
+// The laws of the simulated engine: conservation of tokens, the limits it promises to keep, and
+// what preemption, prefix reuse and the two block rules mean.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -34,7 +34,8 @@ struct EngineRun {
   void absorb(std::uint64_t value) { fingerprint = fingerprint * 0x100000001b3u ^ value; }
 };
 
-EngineRun run_engine(const Workload& workload, EngineLimits limits, std::uint64_t step_ns = 20'000'000) {
+EngineRun run_engine(const Workload& workload, EngineLimits limits,
+                     std::uint64_t step_ns = 20'000'000) {
   limits.max_sequence_tokens = longest_sequence(limits.max_sequence_tokens, limits.kv_blocks);
   EngineCore core(workload, limits, StepTimeModel{}, 0, 1);
   FrontEndModel front_end(workload);
@@ -183,8 +184,8 @@ TEST(EngineModel, NewestRunningRequest_IsTheOneThatIsPreempted) {
 
 TEST(EngineModel, ResumedRequest_FindsTheBlocksThatItsOwnOutputFilled) {
   // Request 1 has filled two blocks when it needs a third one and none is free. While it waits,
-  // request 0 takes one of the two (the later one, which is freed first). So of its 1025 tokens, the
-  // 512 of the first block need no second prefill.
+  // request 0 takes one of the two (the later one, which is freed first). So of its 1025 tokens,
+  // the 512 of the first block need no second prefill.
   const Workload workload = workload_of({{{1, 2}, 600, 1200}, {{3}, 500, 600}});
   EngineLimits limits;
   limits.kv_blocks = 5;

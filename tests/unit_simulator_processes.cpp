@@ -2,12 +2,15 @@
 // together is the same every time.
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <memory>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <rankbus/producer/simulator/process_sync.hpp>
 #include <rankbus/producer/simulator/simulate.hpp>
@@ -46,8 +49,8 @@ class Folder {
   fs::path path_;
 };
 
-// `rankbus simulate` in a process of its own. All processes that it starts hold the other end of the
-// pipe, so the end of the output means that the last one of them is gone.
+// `rankbus simulate` in a process of its own. All processes that it starts hold the other end of
+// the pipe, so the end of the output means that the last one of them is gone.
 class Simulate {
  public:
   explicit Simulate(const SimulateOptions& options) {
@@ -101,8 +104,8 @@ class Simulate {
   const std::string& said() const { return said_; }
 
   std::vector<pid_t> children() const {
-    std::istringstream list(text_of("/proc/" + std::to_string(pid_) + "/task/" +
-                                    std::to_string(pid_) + "/children"));
+    std::istringstream list(
+        text_of("/proc/" + std::to_string(pid_) + "/task/" + std::to_string(pid_) + "/children"));
     std::vector<pid_t> pids;
     for (pid_t pid = 0; list >> pid;) pids.push_back(pid);
     return pids;
@@ -370,6 +373,34 @@ TEST(Channel, StoppedSimulation_EndsEveryWait) {
   EXPECT_FALSE(ChannelReader(*channel, stop).read(message));
   EXPECT_FALSE(BarrierMember(*barrier, 2, stop).arrive_and_wait());
   EXPECT_FALSE(sleep_until_unless_stopped(~std::uint64_t{0}, stop));
+}
+
+TEST(Channel, SignalInTheMiddleOfAWait_EndsItWithoutAnError) {
+  auto* semaphore = static_cast<Semaphore*>(
+      mmap(nullptr, sizeof(Semaphore), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  ASSERT_NE(static_cast<void*>(semaphore), MAP_FAILED);
+  new (semaphore) Semaphore(0);
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  const pid_t waiter = fork();
+  if (waiter == 0) {
+    StopFlag::watch_sigterm();
+    const StopFlag stop;
+    // The parent knows that the handler stands; from here on, nearly all time is spent waiting.
+    if (write(ends[1], "w", 1) != 1) _exit(2);
+    _exit(wait_unless_stopped(*semaphore, stop) ? 1 : 0);
+  }
+  char ready = 0;
+  ASSERT_EQ(read(ends[0], &ready, 1), 1);
+  int status = 0;
+  do {
+    kill(waiter, SIGTERM);
+  } while (waitpid(waiter, &status, WNOHANG) == 0);
+  EXPECT_TRUE(WIFEXITED(status)) << "an exception left the wait";
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  close(ends[0]);
+  close(ends[1]);
+  munmap(semaphore, sizeof(Semaphore));
 }
 
 }  // namespace

@@ -7,7 +7,9 @@
 namespace rankbus::simulator {
 namespace {
 
-StepCost cost_of(const StepWork& work) { return step_cost(StepTimeModel{}, work, 4); }
+StepCost cost_of(const StepWork& work) {
+  return step_cost(StepTimeModel{}, work, 4);
+}
 
 TEST(RankTimelines, Collective_IsLeftByAllTogetherAfterTheLastEntry) {
   RankTimelines ranks(1, 0, 4, 3);

@@ -52,9 +52,10 @@ TEST(Truth, BeforeAnyTraffic_EverySeriesStandsAtZero) {
   EXPECT_EQ(truth["seed"], 7);
   const auto& counters = truth["counters"];
   for (const char* reason : {"stop", "length", "abort", "error", "repetition"}) {
-    EXPECT_EQ(counters.at(std::string("vllm:request_success_total{engine=\"0\",finished_reason=\"") +
-                          reason + "\",model_name=\"m\"}"),
-              0);
+    EXPECT_EQ(
+        counters.at(std::string("vllm:request_success_total{engine=\"0\",finished_reason=\"") +
+                    reason + "\",model_name=\"m\"}"),
+        0);
   }
   for (const char* source : {"local_compute", "local_cache_hit", "external_kv_transfer"}) {
     EXPECT_EQ(counters.at(std::string("vllm:prompt_tokens_by_source_total{engine=\"0\","

@@ -1,6 +1,5 @@
-#include <rankbus/producer/simulator/block_pool.hpp>
-
 #include <cassert>
+#include <rankbus/producer/simulator/block_pool.hpp>
 
 namespace rankbus::simulator {
 

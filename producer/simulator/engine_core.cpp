@@ -1,6 +1,5 @@
-#include <rankbus/producer/simulator/engine_core.hpp>
-
 #include <algorithm>
+#include <rankbus/producer/simulator/engine_core.hpp>
 
 namespace rankbus::simulator {
 

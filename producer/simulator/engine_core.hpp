@@ -1,5 +1,5 @@
-// One engine's life: its share of the requests, the time at which each reaches the scheduler, and the
-// scheduler itself. Knows no clock: the caller passes the time, virtual or real.
+// One engine's life: its share of the requests, the time at which each reaches the scheduler, and
+// the scheduler itself. Knows no clock: the caller passes the time, virtual or real.
 #pragma once
 
 #include <cstdint>

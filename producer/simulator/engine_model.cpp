@@ -1,7 +1,6 @@
-#include <rankbus/producer/simulator/engine_model.hpp>
-
 #include <algorithm>
 #include <cassert>
+#include <rankbus/producer/simulator/engine_model.hpp>
 #include <utility>
 
 namespace rankbus::simulator {
@@ -91,8 +90,8 @@ std::span<const Output> EngineModel::end_step() {
     output.scheduled_ns = state.scheduled_ns;
     if (state.generated < state.target) continue;
     const Request& r = workload_.requests[request];
-    const bool cut = known_tokens(request) >= limits_.max_sequence_tokens ||
-                     state.generated == r.max_tokens;
+    const bool cut =
+        known_tokens(request) >= limits_.max_sequence_tokens || state.generated == r.max_tokens;
     output.finished = cut ? FinishedBy::length : FinishedBy::stop;
     any_finished = true;
     free_blocks_of(state);
@@ -122,7 +121,8 @@ std::uint32_t EngineModel::known_tokens(std::uint32_t request) const {
 std::uint32_t EngineModel::content_of(std::uint32_t request, std::uint32_t index) const {
   const Request& r = workload_.requests[request];
   const std::uint32_t full = r.prompt_tokens / kBlockTokens;
-  if (index < full || (limits_.block_rule == BlockRule::trace && index < blocks_for(r.prompt_tokens))) {
+  if (index < full ||
+      (limits_.block_rule == BlockRule::trace && index < blocks_for(r.prompt_tokens))) {
     return workload_.path[r.first_node + index];
   }
   return states_[request].first_private_content + (index - full);
@@ -134,8 +134,7 @@ EngineModel::Match EngineModel::match_prefix(std::uint32_t request) const {
   const std::uint32_t prompt = workload_.requests[request].prompt_tokens;
   const std::uint32_t most = whole_prompt ? blocks_for(prompt) : (known - 1) / kBlockTokens;
   Match match;
-  while (match.blocks < most &&
-         pool_.find(content_of(request, match.blocks)) != BlockPool::kNone) {
+  while (match.blocks < most && pool_.find(content_of(request, match.blocks)) != BlockPool::kNone) {
     ++match.blocks;
   }
   match.tokens = match.blocks * kBlockTokens;
@@ -224,8 +223,8 @@ bool EngineModel::admit(std::uint32_t request, const Match& match, std::uint32_t
   return grown;
 }
 
-// Called when the tokens of this step are decided, not when they are computed, as vLLM does: whoever
-// finds the block runs in this step or a later one.
+// Called when the tokens of this step are decided, not when they are computed, as vLLM does:
+// whoever finds the block runs in this step or a later one.
 void EngineModel::make_findable(std::uint32_t request) {
   State& state = states_[request];
   const std::uint32_t covered = state.computed + state.scheduled;

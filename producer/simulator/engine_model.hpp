@@ -6,9 +6,9 @@
 //     then waiting ones are admitted while budget, sequence limit and blocks last;
 //   * prompts longer than the budget are computed in chunks over several steps;
 //   * when a running request needs a block and none is free, the newest running request is
-//     preempted: its blocks are freed, it goes to the head of the queue and is computed again later,
-//     output tokens included (what is still cached is not computed again). In a step that preempts,
-//     nobody is admitted;
+//     preempted: its blocks are freed, it goes to the head of the queue and is computed again
+//     later, output tokens included (what is still cached is not computed again). In a step that
+//     preempts, nobody is admitted;
 //   * full blocks become findable in the step that schedules them, so that two equal prompts in one
 //     step share them.
 // One step is in flight at a time (no asynchronous scheduling).
@@ -28,8 +28,10 @@ enum class BlockRule : std::uint8_t {
   // prompt of n tokens hits at most (n-1)/512 blocks.
   vllm,
   // As the public traces are counted: the partial last block of a prompt counts as a block, and a
-  // whole prompt may hit. One token is computed all the same, because a first output token needs it.
-  // A partial block is copied rather than shared, for its owner goes on writing it. Blocks filled by
+  // whole prompt may hit. One token is computed all the same, because a first output token needs
+  // it.
+  // A partial block is copied rather than shared, for its owner goes on writing it. Blocks filled
+  // by
   // outputs are not cached under this rule.
   trace,
 };

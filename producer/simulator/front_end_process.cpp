@@ -66,8 +66,8 @@ class FrontEndProcess {
     FinishedRequest record;
     record.stamp = stamp_;
     record.request_id_hash = hash_pair(plan_.options.seed, finished.request);
-    record.finished_reason = finished.finished == FinishedBy::stop ? FinishedReason::stop
-                                                                   : FinishedReason::length;
+    record.finished_reason =
+        finished.finished == FinishedBy::stop ? FinishedReason::stop : FinishedReason::length;
     record.num_prompt_tokens = finished.prompt_tokens;
     record.num_generation_tokens = finished.generation_tokens;
     record.num_cached_tokens = finished.cached_tokens;

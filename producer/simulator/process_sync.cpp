@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <boost/date_time/posix_time/posix_time_types.hpp>
+#include <boost/interprocess/exceptions.hpp>
 #include <cerrno>
 #include <cstring>
 #include <rankbus/producer/simulator/process_sync.hpp>
@@ -16,7 +17,9 @@ constexpr std::uint64_t kGlanceNs = 100'000'000;
 
 volatile sig_atomic_t sigterm_came = 0;
 
-void note_sigterm(int) { sigterm_came = 1; }
+void note_sigterm(int) {
+  sigterm_came = 1;
+}
 
 }  // namespace
 
@@ -24,17 +27,25 @@ void StopFlag::watch_sigterm() {
   sigterm_came = 0;
   struct sigaction action {};
   action.sa_handler = note_sigterm;
-  // Restarted, because Boost takes an interrupted wait for an error.
+  // What can be restarted is; a timed wait for a semaphore cannot.
   action.sa_flags = SA_RESTART;
   sigaction(SIGTERM, &action, nullptr);
 }
 
-bool StopFlag::told_to_end() { return sigterm_came != 0; }
+bool StopFlag::told_to_end() {
+  return sigterm_came != 0;
+}
 
 bool wait_a_moment(Semaphore& semaphore) {
   if (semaphore.try_wait()) return true;
   const auto now = boost::posix_time::microsec_clock::universal_time();
-  return semaphore.timed_wait(now + boost::posix_time::microseconds(kGlanceNs / 1000));
+  try {
+    return semaphore.timed_wait(now + boost::posix_time::microseconds(kGlanceNs / 1000));
+  } catch (const boost::interprocess::interprocess_exception& error) {
+    // A signal handler ran. That nothing came is a fair answer, and the caller looks at its flag.
+    if (error.get_native_error() == EINTR) return false;
+    throw;
+  }
 }
 
 bool wait_unless_stopped(Semaphore& semaphore, const StopFlag& stop) {

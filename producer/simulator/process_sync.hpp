@@ -1,8 +1,8 @@
 // How the processes of a simulation wait for each other.
 //
-// Everything here is built on semaphores in memory that was shared before the processes were forked.
-// A semaphore has no owner: a process that is killed leaves no lock behind, and every wait looks now
-// and then whether the simulation is being stopped. Nobody spins.
+// Everything here is built on semaphores in memory that was shared before the processes were
+// forked. A semaphore has no owner: a process that is killed leaves no lock behind, and every wait
+// looks now and then whether the simulation is being stopped. Nobody spins.
 #pragma once
 
 #include <atomic>
@@ -39,8 +39,9 @@ std::uint64_t monotonic_now_ns();
 // Sleeps until the clock reads that much; false when the simulation is being stopped.
 bool sleep_until_unless_stopped(std::uint64_t deadline_ns, const StopFlag& stop);
 
-// A bounded one-way stream of bytes between two processes. Bytes travel in batches, so that millions
-// of small messages do not cost a context switch each; a writer whose reader is slower waits.
+// A bounded one-way stream of bytes between two processes. Bytes travel in batches, so that
+// millions of small messages do not cost a context switch each; a writer whose reader is slower
+// waits.
 struct Channel {
   static constexpr std::uint32_t kBatches = 4;
   static constexpr std::uint32_t kBatchBytes = 32 * 1024;

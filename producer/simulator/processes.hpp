@@ -3,12 +3,13 @@
 // The parent makes the shared memory, forks everybody and only watches. Per engine, the scheduler
 // runs the engine model and sends each step to the ranks and each step's outputs to the front end:
 //
-//   scheduler --steps--> rank 0..tp-1         rank 0 --output ready--> scheduler   (real clock only)
+//   scheduler --steps--> rank 0..tp-1         rank 0 --output ready--> scheduler   (real clock
+//   only)
 //             --outputs--> front end
 //
 // On the virtual clock all stamps come from the model and the seed, so messages travel in large
-// batches and nobody answers. On the real clock the ranks sleep their share of the work, meet in real
-// barriers, and the scheduler waits for rank 0 as a real one does.
+// batches and nobody answers. On the real clock the ranks sleep their share of the work, meet in
+// real barriers, and the scheduler waits for rank 0 as a real one does.
 #pragma once
 
 #include <atomic>
@@ -81,7 +82,8 @@ struct ChildContext {
 
   // Options of this engine's producers; the caller adds role and place.
   OpenOptions producer_options() const;
-  // Says whether the producer works, then waits for everybody. False when the simulation is stopped.
+  // Says whether the producer works, then waits for everybody. False when the simulation is
+  // stopped.
   bool begin(const Producer& producer);
   // Says that the last record was published, then keeps the producer open until released.
   void end();

@@ -11,7 +11,8 @@
 
 namespace rankbus::simulator {
 
-// Scrambles 64 bits so that neighbouring inputs give unrelated outputs (the finaliser of splitmix64).
+// Scrambles 64 bits so that neighbouring inputs give unrelated outputs (the finaliser of
+// splitmix64).
 constexpr std::uint64_t mix64(std::uint64_t bits) {
   bits = (bits ^ (bits >> 30)) * 0xbf58476d1ce4e5b9u;
   bits = (bits ^ (bits >> 27)) * 0x94d049bb133111ebu;
@@ -75,9 +76,7 @@ class Random {
     }
   }
 
-  double log_normal(double median, double sigma) {
-    return median * portable_exp(sigma * normal());
-  }
+  double log_normal(double median, double sigma) { return median * portable_exp(sigma * normal()); }
 
  private:
   std::uint64_t state_;

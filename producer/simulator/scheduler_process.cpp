@@ -62,8 +62,7 @@ class SchedulerProcess {
   bool compute_real(const StepMessage& message) {
     const std::uint64_t schedule_ns = scale_.duration_ns(message.cost.schedule_ns);
     return sleep_until_unless_stopped(monotonic_now_ns() + schedule_ns, stop_) &&
-           broadcast(message, /*at_once=*/true) &&
-           wait_unless_stopped(shared_.output_ready, stop_);
+           broadcast(message, /*at_once=*/true) && wait_unless_stopped(shared_.output_ready, stop_);
   }
 
   // Nobody needs to answer: what the ranks will do is known from the seed.
@@ -126,8 +125,8 @@ class SchedulerProcess {
   bool send_end() {
     StepMessage end;
     end.last = 1;
-    return broadcast(end, /*at_once=*/true) &&
-           front_end_.write(OutputsMessage{.last = 1}) && front_end_.flush();
+    return broadcast(end, /*at_once=*/true) && front_end_.write(OutputsMessage{.last = 1}) &&
+           front_end_.flush();
   }
 
   ChildContext& context_;

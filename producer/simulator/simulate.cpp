@@ -1,5 +1,3 @@
-#include <rankbus/producer/simulator/simulate.hpp>
-
 #include <CLI/CLI.hpp>
 #include <cctype>
 #include <charconv>
@@ -8,6 +6,7 @@
 #include <cstdlib>
 #include <exception>
 #include <memory>
+#include <rankbus/producer/simulator/simulate.hpp>
 #include <rankbus/producer/simulator/simulation.hpp>
 #include <rankbus/producer/simulator/trace.hpp>
 
@@ -125,7 +124,8 @@ void add_engine_options(CLI::App& command, SimulateOptions& o) {
       ->check(CLI::Range(1u, 256u));
   command.add_option("--tp", o.tp, "tensor-parallel ranks per engine, a process each")
       ->check(CLI::Range(1u, 256u));
-  command.add_option("--kv-blocks", o.kv_blocks, "KV blocks of 512 tokens per engine, 0: unlimited")
+  command
+      .add_option("--kv-blocks", o.kv_blocks, "KV blocks of 512 tokens per engine, 0: unlimited")
       ->check(CLI::Range(0u, kMostTokens / kBlockTokens));
   command
       .add_option_function<std::string>(
@@ -150,8 +150,9 @@ void add_engine_options(CLI::App& command, SimulateOptions& o) {
 void add_run_options(CLI::App& command, SimulateOptions& o) {
   command.add_option("--bus", o.bus, "bus directory");
   command.add_option("--trace", o.trace, "request trace, Mooncake JSON lines");
-  command.add_option("--workload", o.workload,
-                     "generated[:REQUESTS]: the documented random workload, 1000 requests by default");
+  command.add_option(
+      "--workload", o.workload,
+      "generated[:REQUESTS]: the documented random workload, 1000 requests by default");
   command.add_option("--model", o.model, "served model name");
   command.add_option("--server", o.server, "name of the deployment");
   command
@@ -197,7 +198,8 @@ int run_simulate(const SimulateOptions& options) {
 std::function<int()> add_simulate_command(CLI::App& app) {
   const auto options = std::make_shared<SimulateOptions>();
   CLI::App* command = app.add_subcommand(
-      "simulate", "Replay a request trace through a model of an inference engine, from real processes");
+      "simulate",
+      "Replay a request trace through a model of an inference engine, from real processes");
   command->option_defaults()->always_capture_default();
   add_run_options(*command, *options);
   add_engine_options(*command, *options);

@@ -1,5 +1,6 @@
-// `rankbus simulate`: replays a request trace through a model of an inference engine, and writes the
-// records that a real engine would write, from real processes: one per scheduler, front end and rank.
+// `rankbus simulate`: replays a request trace through a model of an inference engine, and writes
+// the records that a real engine would write, from real processes: one per scheduler, front end and
+// rank.
 #pragma once
 
 #include <cstdint>

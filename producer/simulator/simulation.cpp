@@ -1,5 +1,3 @@
-#include <rankbus/producer/simulator/simulation.hpp>
-
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -14,6 +12,7 @@
 #include <exception>
 #include <map>
 #include <new>
+#include <rankbus/producer/simulator/simulation.hpp>
 
 namespace rankbus::simulator {
 
@@ -84,7 +83,9 @@ std::string describe_exit(int status) {
   return "ended with status " + std::to_string(WEXITSTATUS(status));
 }
 
-double seconds(std::uint64_t ns) { return static_cast<double>(ns) / 1e9; }
+double seconds(std::uint64_t ns) {
+  return static_cast<double>(ns) / 1e9;
+}
 
 void announce(const RunPlan& plan) {
   const SimulateOptions& options = plan.options;
@@ -97,8 +98,7 @@ void announce(const RunPlan& plan) {
   const std::string source = options.trace.empty() ? "the generated workload" : options.trace;
   std::fprintf(stderr, "rankbus simulate: %zu requests of %s on %u engine%s x TP %u, %s clock\n",
                plan.workload.requests.size(), source.c_str(), options.engines,
-               options.engines == 1 ? "" : "s", options.tp,
-               plan.real_clock() ? "real" : "virtual");
+               options.engines == 1 ? "" : "s", options.tp, plan.real_clock() ? "real" : "virtual");
 }
 
 }  // namespace

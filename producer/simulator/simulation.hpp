@@ -40,8 +40,8 @@ class Simulation {
   int run_child(std::uint32_t engine, ChildReport& report, const std::string& name,
                 const std::function<int(ChildContext&)>& body);
 
-  // Waits until `reached` says so, a signal ends the simulation, or a child fails. While lingering, a
-  // child that dies is reported and the others go on.
+  // Waits until `reached` says so, a signal ends the simulation, or a child fails. While lingering,
+  // a child that dies is reported and the others go on.
   Watched watch(const std::function<bool()>& reached, bool lingering = false);
   Watched reap_children(bool lingering);
   void warn_about_inert_producers() const;

@@ -1,7 +1,6 @@
-#include <rankbus/producer/simulator/step_time.hpp>
-
 #include <algorithm>
 #include <rankbus/producer/simulator/random.hpp>
+#include <rankbus/producer/simulator/step_time.hpp>
 
 namespace rankbus::simulator {
 
@@ -32,8 +31,8 @@ std::uint64_t Jitter::stretched_ns(std::uint64_t duration_ns, std::uint64_t step
   // 2^40 steps of up to 2^24 draws each have keys of their own.
   const std::uint64_t bits = mix64(key_ ^ mix64((step << 24 | ordinal) + kGoldenGamma));
   constexpr std::uint64_t kPart = 0xffff;
-  const std::uint64_t bell = (bits & kPart) + (bits >> 16 & kPart) + (bits >> 32 & kPart) +
-                             (bits >> 48);
+  const std::uint64_t bell =
+      (bits & kPart) + (bits >> 16 & kPart) + (bits >> 32 & kPart) + (bits >> 48);
   std::uint64_t stretched = duration_ns + duration_ns / 50 * bell / (4 * kPart);
   const std::uint64_t stall = mix64(bits + kGoldenGamma);
   if (stall % 1024 == 0) stretched += (stall >> 32) % 2'000'000;

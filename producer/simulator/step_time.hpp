@@ -58,8 +58,9 @@ struct StepCost {
 
 StepCost step_cost(const StepTimeModel& model, const StepWork& work, std::uint32_t sequences);
 
-// Tokens that the captured CUDA graph of a decode-only step computes beyond the scheduled ones: graphs
-// exist for 1, 2, 4 and the multiples of 8 up to 512 sequences. Other steps run without padding.
+// Tokens that the captured CUDA graph of a decode-only step computes beyond the scheduled ones:
+// graphs exist for 1, 2, 4 and the multiples of 8 up to 512 sequences. Other steps run without
+// padding.
 std::uint32_t padded_tokens(const StepWork& work);
 
 // Variation between ranks. A duration d becomes d (1 + 0.02 b) with b from a bell shape on [0, 1]
@@ -116,8 +117,8 @@ class RankTimelines {
   std::vector<CollectiveTimes> times_;  // by rank, then by collective
 };
 
-// One collective's share of a step: what a rank computes before entering, and what all spend inside.
-// With no collectives, one share computes everything.
+// One collective's share of a step: what a rank computes before entering, and what all spend
+// inside. With no collectives, one share computes everything.
 struct SegmentCost {
   std::uint64_t compute_ns = 0;
   std::uint64_t communicate_ns = 0;

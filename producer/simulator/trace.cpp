@@ -1,10 +1,9 @@
-#include <rankbus/producer/simulator/trace.hpp>
-
 #include <cerrno>
 #include <cmath>
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <rankbus/producer/simulator/trace.hpp>
 
 namespace rankbus::simulator {
 
@@ -55,7 +54,8 @@ class LineReader {
 
   std::uint64_t arrival_ns(const json& value) const {
     if (!value.is_number() || value.get<double>() < 0 || value.get<double>() > kLatestMs) {
-      fail("\"timestamp\" is " + shortened(value.dump()) + ", expected milliseconds from 0 to 1e10");
+      fail("\"timestamp\" is " + shortened(value.dump()) +
+           ", expected milliseconds from 0 to 1e10");
     }
     return static_cast<std::uint64_t>(std::llround(value.get<double>() * 1e6));
   }
@@ -113,7 +113,8 @@ Workload read_trace(std::istream& in, const std::string& file, std::uint64_t see
     throw InputError(file + ": reading stopped after line " + std::to_string(line_number) + ": " +
                      std::strerror(errno));
   }
-  if (requests == 0) throw InputError(file + ": found no request, expected one JSON object per line");
+  if (requests == 0)
+    throw InputError(file + ": found no request, expected one JSON object per line");
   return std::move(builder).finish(seed);
 }
 

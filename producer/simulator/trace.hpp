@@ -13,7 +13,8 @@
 
 namespace rankbus::simulator {
 
-// Both throw InputError; its message names the file, the line, what was found and what was expected.
+// Both throw InputError; its message names the file, the line, what was found and what was
+// expected.
 Workload read_trace_file(const std::string& file, std::uint64_t seed);
 Workload read_trace(std::istream& in, const std::string& file, std::uint64_t seed);
 

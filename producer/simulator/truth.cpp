@@ -1,5 +1,3 @@
-#include <rankbus/producer/simulator/truth.hpp>
-
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,6 +10,7 @@
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <rankbus/producer/simulator/truth.hpp>
 #include <stdexcept>
 
 namespace rankbus::simulator {
@@ -23,9 +22,9 @@ const std::vector<double> kTtftBounds = {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0
                                          20,    40,    80,   160,  640,  2560};
 const std::vector<double> kItlBounds = {0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5,
                                         0.75, 1,     2.5,  5,     7.5, 10,   20,  40,  80};
-const std::vector<double> kRequestBounds = {0.3, 0.5, 0.8, 1,  1.5, 2,   2.5, 5,   10,  15,  20,
+const std::vector<double> kRequestBounds = {0.3, 0.5, 0.8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
                                             30,  40,  50,  60, 120, 240, 480, 960, 1920, 7680};
-const std::vector<double> kIterationBounds = {1,   8,   16,   32,   64,   128, 256,
+const std::vector<double> kIterationBounds = {1,   8,    16,   32,   64,   128,  256,
                                               512, 1024, 2048, 4096, 8192, 16384};
 const std::vector<double> kParamsNBounds = {1, 2, 5, 10, 20};
 const std::vector<double> kPreemptionBounds = {1, 2, 3, 4, 5, 10, 20};
@@ -105,8 +104,7 @@ class SeriesWriter {
     std::uint64_t running_count = 0;
     for (std::size_t i = 0; i <= bounds.size(); ++i) {
       running_count += cells.count[i];
-      const double bound =
-          i < bounds.size() ? bounds[i] : std::numeric_limits<double>::infinity();
+      const double bound = i < bounds.size() ? bounds[i] : std::numeric_limits<double>::infinity();
       counter(name + "_bucket", "le", le_text(bound), running_count);
     }
     counter(name + "_count", running_count);
@@ -333,12 +331,13 @@ std::string le_text(double bound) {
   // Python itself switches at 1e-05 and 1e+16; the client switches at seven integer digits, and
   // writes the exponent with one leading zero whatever follows.
   if (exponent >= 6 && exponent < 16) {
-    const std::string mantissa = digits.size() > 1 ? digits.substr(0, 1) + "." + digits.substr(1)
-                                                   : digits;
+    const std::string mantissa =
+        digits.size() > 1 ? digits.substr(0, 1) + "." + digits.substr(1) : digits;
     return mantissa + "e+0" + std::to_string(exponent);
   }
   if (exponent < -4 || exponent >= 16) return scientific;
-  if (exponent < 0) return "0." + std::string(static_cast<std::size_t>(-exponent - 1), '0') + digits;
+  if (exponent < 0)
+    return "0." + std::string(static_cast<std::size_t>(-exponent - 1), '0') + digits;
   const auto whole = static_cast<std::size_t>(exponent) + 1;
   if (digits.size() <= whole) return digits + std::string(whole - digits.size(), '0') + ".0";
   return digits.substr(0, whole) + "." + digits.substr(whole);

@@ -1,8 +1,9 @@
 // What /metrics must say after a run, counted a second time.
 //
 // This code shares nothing with the bus, the producer or the exporters: names, bounds and formulas
-// are written out again from the metrics' public description, and buckets are found by a plain scan.
-// Where the two counts differ, one of them is wrong. Keep it that way: include nothing of theirs.
+// are written out again from the metrics' public description, and buckets are found by a plain
+// scan. Where the two counts differ, one of them is wrong. Keep it that way: include nothing of
+// theirs.
 #pragma once
 
 #include <array>

@@ -1,9 +1,8 @@
-#include <rankbus/producer/simulator/workload.hpp>
-
 #include <algorithm>
 #include <bit>
 #include <limits>
 #include <rankbus/producer/simulator/random.hpp>
+#include <rankbus/producer/simulator/workload.hpp>
 
 namespace rankbus::simulator {
 
@@ -88,8 +87,7 @@ class Generator {
       }
     }
     Prompt prompt = systems_[std::min(random_.below(16), random_.below(16))];
-    extend(prompt,
-           clamp_tokens(random_.log_normal(2000, 1.2), kLongestPrompt - prompt.tokens));
+    extend(prompt, clamp_tokens(random_.log_normal(2000, 1.2), kLongestPrompt - prompt.tokens));
     return prompt;
   }
 
@@ -130,22 +128,22 @@ std::size_t WorkloadBuilder::EdgeHash::operator()(const Edge& edge) const {
 void WorkloadBuilder::add(Request request, std::span<const std::uint64_t> block_ids) {
   constexpr std::uint32_t kRoot = std::numeric_limits<std::uint32_t>::max();
   if (workload_.path.size() + block_ids.size() >= kRoot) {
-    throw InputError("the workload has more than 2^32 prompt blocks, which is beyond the simulator");
+    throw InputError(
+        "the workload has more than 2^32 prompt blocks, which is beyond the simulator");
   }
   request.first_node = static_cast<std::uint32_t>(workload_.path.size());
   std::uint32_t node = kRoot;
   for (const std::uint64_t id : block_ids) {
-    node = nodes_.try_emplace(Edge{node, id}, static_cast<std::uint32_t>(nodes_.size()))
-               .first->second;
+    node =
+        nodes_.try_emplace(Edge{node, id}, static_cast<std::uint32_t>(nodes_.size())).first->second;
     workload_.path.push_back(node);
   }
   workload_.requests.push_back(request);
 }
 
 Workload WorkloadBuilder::finish(std::uint64_t seed) && {
-  std::stable_sort(
-      workload_.requests.begin(), workload_.requests.end(),
-      [](const Request& a, const Request& b) { return a.arrival_ns < b.arrival_ns; });
+  std::stable_sort(workload_.requests.begin(), workload_.requests.end(),
+                   [](const Request& a, const Request& b) { return a.arrival_ns < b.arrival_ns; });
   Random random(seed, kMaxTokens);
   for (Request& request : workload_.requests) {
     request.max_tokens = draw_max_tokens(request.output_tokens, random.next());

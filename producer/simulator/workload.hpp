@@ -24,11 +24,11 @@ class InputError : public std::runtime_error {
 };
 
 struct Request {
-  std::uint64_t arrival_ns = 0;    // since the start of the run, in model time
+  std::uint64_t arrival_ns = 0;  // since the start of the run, in model time
   std::uint32_t prompt_tokens = 0;
   std::uint32_t output_tokens = 0;
-  std::uint32_t max_tokens = 0;    // what the client allowed; 0 when it gave no limit
-  std::uint32_t first_node = 0;    // where this prompt's path begins in Workload::path
+  std::uint32_t max_tokens = 0;  // what the client allowed; 0 when it gave no limit
+  std::uint32_t first_node = 0;  // where this prompt's path begins in Workload::path
 };
 
 struct Workload {

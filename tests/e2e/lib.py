@@ -25,7 +25,19 @@ from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = os.environ.get("RANKBUS_BINARY", str(ROOT / "build/release/rankbus"))
-TRACE = os.environ.get("RANKBUS_TRACE")
+
+
+def _find_trace():
+    """RANKBUS_TRACE, else the place beside a checkout where scripts/demo looks for it too."""
+    given = os.environ.get("RANKBUS_TRACE")
+    if given:
+        return pathlib.Path(given)
+    beside = ROOT.parent / "shared/traces/mooncake_conversation.jsonl"
+    return beside if beside.exists() else None
+
+
+TRACE = _find_trace()  # The real request trace, or None.
+NO_TRACE = "no request trace: neither RANKBUS_TRACE nor ../shared/traces/mooncake_conversation.jsonl"
 LIMIT_S = 120.0  # Ends a wait that hangs; no claim about how long anything takes.
 
 
@@ -72,7 +84,16 @@ def temporary_bus(prefix="rankbus-test-"):
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _die_with_parent():
+@contextlib.contextmanager
+def removed_at_end(path):
+    """Removes a directory that a command under test makes."""
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def die_with_parent():
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
@@ -83,6 +104,7 @@ class Process:
     def __init__(self, *arguments, env=None, show=False, binary=BINARY):
         self.arguments = [str(argument) for argument in arguments]
         self._log = None if show else tempfile.TemporaryFile()
+        self._last_words = None
         # A session of its own: Ctrl-C reaches the script that started it, which then ends it in order.
         self._child = subprocess.Popen(
             [binary, *self.arguments],
@@ -91,7 +113,7 @@ class Process:
             stderr=self._log,
             env=clean_environment(env),
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         self.pid = self._child.pid
 
@@ -102,7 +124,12 @@ class Process:
         return self
 
     def __exit__(self, *_):
-        self.stop()
+        try:
+            self.stop()
+        finally:
+            if self._log is not None:
+                self._last_words = self.stderr()
+                self._log.close()
 
     def status(self):
         """The exit status, negative for a signal; None while it runs."""
@@ -112,6 +139,8 @@ class Process:
         """What it has printed so far, on either channel."""
         if self._log is None:
             return "(shown above)"
+        if self._last_words is not None:
+            return self._last_words
         size = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
 
@@ -180,7 +209,7 @@ def run_rankbus(*arguments, env=None, limit=LIMIT_S, **options):
         errors="replace",
         env=clean_environment(env),
         timeout=limit,
-        preexec_fn=_die_with_parent,
+        preexec_fn=die_with_parent,
         check=False,
         **options,
     )

@@ -40,6 +40,8 @@ inline void machine_fence(int order) {
 
 }  // namespace rankbus::model
 
+// Reserved names, on purpose: the operations of the compiler itself must not run here.
+// NOLINTBEGIN(bugprone-reserved-identifier)
 #define __atomic_store_n(word, value, order) ::rankbus::model::machine_store(word, value, order)
 #define __atomic_load_n(word, order) ::rankbus::model::machine_load(word, order)
 #define __atomic_thread_fence(order) ::rankbus::model::machine_fence(order)
@@ -47,3 +49,4 @@ inline void machine_fence(int order) {
 #undef __atomic_store_n
 #undef __atomic_load_n
 #undef __atomic_thread_fence
+// NOLINTEND(bugprone-reserved-identifier)

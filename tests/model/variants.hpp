@@ -128,7 +128,7 @@ Exploration explore_deaths(const Variant& variant, Word records, Question questi
 
 inline Exploration explore_column(const Variant& variant, Column column) {
   // A variant that breaks a promise needs no more than three records for it.
-  constexpr Word kRecords = kSanitized ? 4 : 6;
+  constexpr Word kRecords = kSanitized ? 3 : 6;
   using Memory = const ViewMemory;
   const auto ask = [&](const Shape& shape, auto question) {
     return explore(shape, ViewMemory(variant.orders), kRecords, question);

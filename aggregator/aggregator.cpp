@@ -96,8 +96,9 @@ void Aggregator::read_loop() {
 
 void Aggregator::one_pass(bool fresh) {
   clock_.update();
+  pass_s_ = monotonic_s();
   const bool any = bus_->pass(
-      monotonic_s(), fresh || passes_ == 0,
+      pass_s_, fresh || passes_ == 0,
       [this](const LiveSegment& segment, const Sample& sample) { observe(segment, sample); });
   ++passes_;
   poll_s_ = any ? kBusyPoll_s : std::min(kIdlePoll_s, poll_s_ * 1.5);
@@ -105,7 +106,8 @@ void Aggregator::one_pass(bool fresh) {
 
 std::shared_ptr<const Snapshot> Aggregator::make_snapshot() {
   auto snapshot = std::make_shared<Snapshot>();
-  const double now_s = monotonic_s();
+  // Not a later time: by it, who lived in this pass would already be gone for a moment.
+  const double now_s = pass_s_;
   snapshot->pass = passes_;
   snapshot->monotonic_s = now_s;
   snapshot->complete = bus_->complete();

@@ -69,6 +69,7 @@ class Aggregator {
   CacheWindows windows_;
   std::uint64_t changes_seen_ = 0;
   std::uint64_t passes_ = 0;
+  double pass_s_ = 0;  // When the latest pass began, CLOCK_MONOTONIC.
   double next_log_s_ = 0;
   double poll_s_ = 0.02;
 

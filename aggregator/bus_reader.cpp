@@ -16,6 +16,9 @@ namespace {
 // How often names and locks are looked at without being asked; activity is looked at in every pass.
 constexpr double kScanEvery_s = 1.0;
 
+// The only reason to reject a segment that passes.
+constexpr const char* kOverLimit = "over the limit of segments";
+
 std::string hex(const std::uint8_t (&bytes)[16]) {
   char text[33];
   bus::write_hex(bytes, sizeof bytes, text);
@@ -30,8 +33,10 @@ bool take_owner_lock(int directory, int& fd, const std::string& path, std::strin
   fd = openat(directory, bus::kOwnerFile, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC,
               group ? 0640 : 0600);
   if (fd < 0) {
-    why = path + "/" + bus::kOwnerFile + ": " + std::strerror(errno) +
-          ". To read a bus that you may not write, use --observe";
+    const char* advice = errno == ENOSPC
+                             ? ". The file system has no room even for an empty file; free some"
+                             : ". To read a bus that you may not write, use --observe";
+    why = path + "/" + bus::kOwnerFile + ": " + std::strerror(errno) + advice;
     return false;
   }
   if (bus::take_write_lock(fd)) return true;
@@ -39,6 +44,31 @@ bool take_owner_lock(int directory, int& fd, const std::string& path, std::strin
         ": another aggregator owns this bus. One owner reads and removes its segments; stop the "
         "other, choose another directory with --bus, or look on with --observe";
   return false;
+}
+
+std::string mebibytes(std::uint64_t bytes) {
+  return std::to_string(bytes >> 20) + " MiB";
+}
+
+// Why producers on this bus may get short rings or none, or nothing. A container's /dev/shm of 64
+// MiB is the usual case.
+std::string little_room(int directory, const std::string& path) {
+  // A node's eight workers with their scheduler and front end, all of the default size.
+  constexpr std::uint64_t kComfortable = std::uint64_t{16} << 20;
+  constexpr std::uint64_t kOneWorker = std::uint64_t{2} << 20;
+  const std::uint64_t budget = bus::budget_bytes(directory);
+  const std::uint64_t free = bus::free_bytes(directory);
+  if (free < kOneWorker) {
+    return path + ": the file system has " + std::to_string(free / 1024) +
+           " KiB left; a process that starts now may find no room and record nothing. Free space "
+           "or enlarge it";
+  }
+  if (budget >= kComfortable) return {};
+  return path + ": all segments together may take " + mebibytes(budget) + ", less than the " +
+         mebibytes(kComfortable) +
+         " of a node with eight workers. When it is used up, processes get shorter rings (samples "
+         "may be lost, totals stay exact), then none. Enlarge the file system (of a container: "
+         "--shm-size) or set RANKBUS_BUDGET";
 }
 
 }  // namespace
@@ -94,6 +124,9 @@ Result<std::unique_ptr<BusReader>> BusReader::open(const BusOptions& options, Wa
   if (!options.observe &&
       !take_owner_lock(reader->directory_, reader->owner_fd_, reader->path_, refused)) {
     return Error{refused};
+  }
+  if (const std::string little = little_room(reader->directory_, reader->path_); !little.empty()) {
+    reader->warn_(little);
   }
   return reader;
 }
@@ -171,16 +204,20 @@ void BusReader::scan(double now_s) {
   std::erase_if(rejected_, [&](const auto& entry) { return names.count(entry.first) == 0; });
   std::erase_if(finished_, [&](const std::string& name) { return names.count(name) == 0; });
   for (const std::string& name : names) {
-    if (live_.count(name) != 0 || finished_.count(name) != 0 || rejected_.count(name) != 0)
-      continue;
+    if (live_.count(name) != 0 || finished_.count(name) != 0) continue;
+    const auto refused = rejected_.find(name);
+    if (refused != rejected_.end() && refused->second != kOverLimit) continue;
     if (live_.size() + found.size() >= bus::kMaxSegments) {
-      rejected_[name] = "limit";
+      // Once others are retired there is room for it.
+      if (refused != rejected_.end()) continue;
+      rejected_[name] = kOverLimit;
       warn_("segment " + name + " skipped: the limit of " + std::to_string(bus::kMaxSegments) +
             " segments is reached. Counted in rankbus_segments_rejected");
       continue;
     }
     auto opened = SegmentReader::open_untrusted(directory_, name);
     if (opened) {
+      rejected_.erase(name);
       found.push_back(std::move(opened.value()));
       continue;
     }
@@ -235,6 +272,7 @@ void BusReader::attach(std::vector<std::unique_ptr<SegmentReader>> found, double
       state.began_ns = header.anchor_monotonic_ns;
       state.began_ticks = header.anchor_ticks;
     }
+    state.ranks_expected = header.local_world_size;
     ++changes_;
     const std::string name = segment.reader->name();
     live_.emplace(name, std::move(segment));
@@ -263,6 +301,7 @@ void BusReader::retire(const LiveSegment& segment, double now_s) {
   ++state.retired.incarnations;
   state.last_stamp = newest_stamp(*segment.reader);
   state.last_source = static_cast<bus::ClockSource>(segment.reader->header().clock_source);
+  state.last_active_s = segment.active_s;
   ++retired_segments_;
   ++changes_;
   for (auto& [key, value] : extract_values(*segment.reader)) {

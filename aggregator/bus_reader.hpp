@@ -64,6 +64,8 @@ struct IdentityState {
   std::uint64_t began_ticks = 0;  // ... and by that incarnation's own clock.
   std::uint64_t last_stamp = 0;   // Newest stamp of its dead incarnations, in ticks ...
   bus::ClockSource last_source = bus::ClockSource::monotonic;  // ... of this clock.
+  double last_active_s = 0;          // When a record of them was last noticed, CLOCK_MONOTONIC.
+  std::uint32_t ranks_expected = 0;  // Ranks of its engine on this node, as told by the latest.
 };
 // The newest stamp of all streams of a segment, in ticks; 0 before the first record.
 std::uint64_t newest_stamp(const SegmentReader& reader);

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -25,6 +26,7 @@ struct AggregateOptions {
   std::string log_level = "info";
   double retain_s = 3600;
   bool observe = false;
+  std::string bad_vllm_interval;  // What VLLM_LOG_STATS_INTERVAL said, if that was no time.
 };
 
 // A segment costs a descriptor and a mapping; the default soft limit of 1024 is below what a bus
@@ -65,17 +67,20 @@ int run_aggregate(const AggregateOptions& options) {
   const sigset_t signals = block_signals();
   raise_descriptor_limit();
   auto address = parse_listen_address(options.listen);
-  if (!address) return fail(2, "--listen " + options.listen + ": " + address.error);
+  if (!address) return fail(2, "--listen " + options.listen + ": " + address.error());
   LogOptions log_options;
   log_options.level = spdlog::level::from_str(options.log_level);
   log_options.file = options.log_file;
   auto log = LogOutput::open(log_options);
-  if (!log) return fail(1, "--log-file: " + log.error);
+  if (!log) return fail(1, "--log-file: " + log.error());
   const auto logger = log->logger();
 
   AggregatorOptions aggregator_options;
   aggregator_options.bus = {options.bus, options.observe};
   aggregator_options.reduce.retain_engine_s = options.retain_s;
+  // A rank's series do not outlive those of its engine.
+  aggregator_options.reduce.retain_rank_s =
+      std::min(aggregator_options.reduce.retain_rank_s, options.retain_s);
   aggregator_options.log_interval_s = options.log_interval_s;
   ThroughputLog throughput(logger);
   auto aggregator = Aggregator::open(
@@ -90,9 +95,13 @@ int run_aggregate(const AggregateOptions& options) {
   if (!aggregator) return fail(1, aggregator.error());
   Aggregator& running = *aggregator.value();
   auto server = HttpServer::start(*address, [&running] { return running.fresh(); });
-  if (!server) return fail(1, server.error);
+  if (!server) return fail(1, server.error());
   logger->info("Reading {}, metrics on http://{}/metrics", running.directory(),
                (*server)->address().text());
+  if (!options.bad_vllm_interval.empty()) {
+    logger->warn("VLLM_LOG_STATS_INTERVAL is '{}', expected seconds above 0; the interval is {} s",
+                 options.bad_vllm_interval, options.log_interval_s);
+  }
   running.start();
   wait_for_end(signals, *log);
   running.stop();
@@ -110,7 +119,11 @@ std::function<int()> add_aggregate_command(CLI::App& app) {
   if (const char* interval = std::getenv("VLLM_LOG_STATS_INTERVAL")) {
     char* end = nullptr;
     const double seconds = std::strtod(interval, &end);
-    if (end != interval && *end == '\0' && seconds > 0) options->log_interval_s = seconds;
+    if (end != interval && *end == '\0' && seconds > 0) {
+      options->log_interval_s = seconds;
+    } else if (interval[0] != '\0') {
+      options->bad_vllm_interval = interval;
+    }
   }
   command->add_option("--bus", options->bus,
                       "Bus directory; else RANKBUS_BUS, /run/rankbus or /dev/shm/rankbus-$UID");

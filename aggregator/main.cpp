@@ -20,19 +20,26 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", std::string("rankbus ") + rankbus::kVersion);
   app.require_subcommand(1);
   app.set_config("--config", "", "Read options from a file, sections named after subcommands");
+  // A misspelt key that is ignored looks as if it had been obeyed.
+  app.allow_config_extras(CLI::config_extras_mode::error);
+  app.fallthrough();  // `rankbus aggregate --config FILE` is what people type.
   std::map<std::string, std::function<int()>> commands;
   commands["aggregate"] = rankbus::add_aggregate_command(app);
   commands["simulate"] = rankbus::simulator::add_simulate_command(app);
   commands["describe"] = rankbus::add_describe_command(app);
   commands["inspect"] = rankbus::add_inspect_command(app);
+  rankbus::CommandLine given;
   try {
-    std::vector<std::string> arguments = rankbus::with_environment(app, argc, argv);
+    rankbus::read_command_line(app, argc, argv, given);
+    std::vector<std::string> arguments = given.arguments;
     // CLI11 takes its arguments last first.
     std::reverse(arguments.begin(), arguments.end());
     app.parse(arguments);
   } catch (const CLI::ParseError& error) {
     // Help and version are successes; everything else is the user's input.
-    return app.exit(error) == 0 ? 0 : 2;
+    if (error.get_exit_code() == 0) return app.exit(error);
+    std::fprintf(stderr, "%s\n", rankbus::explain(app, given, error).c_str());
+    return 2;
   }
   return commands.at(app.get_subcommands().front()->get_name())();
 }

@@ -1,4 +1,5 @@
-// aggregator/result.hpp: a value, or the sentence that says why there is none.
+// aggregator/result.hpp: a value, or the sentence that says why there is none. With snapshot.hpp
+// the only header of this folder that exporters include.
 #pragma once
 
 #include <string>
@@ -20,7 +21,11 @@ class [[nodiscard]] Result {
   explicit operator bool() const { return state_.index() == 0; }
   T& value() { return std::get<0>(state_); }
   const T& value() const { return std::get<0>(state_); }
-  const std::string& error() const { return std::get<1>(state_).message; }
+  T& operator*() { return value(); }
+  T* operator->() { return &value(); }
+  const T* operator->() const { return &value(); }
+  // Why there is no value; empty if there is one.
+  std::string error() const { return *this ? std::string() : std::get<1>(state_).message; }
 
  private:
   std::variant<T, Error> state_;

@@ -79,17 +79,11 @@ Result<std::unique_ptr<SegmentReader>> SegmentReader::open_untrusted(int directo
     state.schema = std::move(stream);
     reader->streams_.push_back(std::move(state));
   }
-  // Before anything was read, the newest checkpoint is where to begin; what was sampled before this
-  // reader came is not its loss.
+  // What was sampled before this reader came is not its loss.
+  const bool writer_is_dead = !reader->writer_is_alive();
   for (std::size_t s = 0; s < reader->streams_.size(); ++s) {
     StreamState& state = reader->streams_[s];
-    const bus::ProcessMemory memory;
-    reader->restart_from_checkpoint(state, 0);
-    if (state.totals.empty()) {
-      const Word published = memory.load_published(reader->word_at(copy.activity_offset) + s);
-      state.position =
-          published > state.schema.capacity ? published - state.schema.capacity / 2 : 0;
-    }
+    reader->begin(state, static_cast<std::uint32_t>(s), writer_is_dead);
     state.first_position = state.position;
     state.lost_lapped = state.skipped = 0;
   }
@@ -111,11 +105,55 @@ bool SegmentReader::copy_checkpoint(const StreamState& stream, int which,
       word_at(stream.schema.checkpoint_offset +
               static_cast<std::uint64_t>(which) * stream.schema.checkpoint_stride);
   body.resize(stream.schema.plan.body_words);
-  if (!bus::read_checkpoint(memory, checkpoint, body.data(), body.size())) return false;
-  // The number of rows indexes the body, so it is checked like everything that a producer says.
-  return stream.schema.plan.label_rows == 0 ||
-         (body[bus::kBodyRowsUsed] >= 1 &&
-          body[bus::kBodyRowsUsed] <= stream.schema.plan.label_rows);
+  return bus::read_checkpoint(memory, checkpoint, body.data(), body.size());
+}
+
+// Makes a copied checkpoint the state. The number of rows indexes the body, so it is checked like
+// everything that a producer says.
+bool SegmentReader::take_checkpoint(StreamState& stream, int which, std::vector<Word>& body) {
+  const std::uint32_t rows = stream.schema.plan.label_rows;
+  if (rows > 0 && (body[bus::kBodyRowsUsed] < 1 || body[bus::kBodyRowsUsed] > rows)) {
+    error_ = "stream " + stream.schema.name + ": a checkpoint has " +
+             std::to_string(body[bus::kBodyRowsUsed]) + " label rows of " + std::to_string(rows);
+    return false;
+  }
+  stream.position = body[bus::kBodyRecords];
+  stream.totals.swap(body);
+  // Comparing a checkpoint with itself would prove nothing.
+  stream.checkpoint_seen[static_cast<std::size_t>(which)] = stream.position;
+  return true;
+}
+
+// Before anything was read: the newest checkpoint is where to begin. Of a dead writer it is the
+// older one, because nothing can overtake the reader any more: the newer is then compared on the
+// way.
+void SegmentReader::begin(StreamState& stream, std::uint32_t index, bool writer_is_dead) {
+  const bus::ProcessMemory memory;
+  const Word* activity = word_at(header_.activity_offset) + index;
+  const std::uint32_t capacity = stream.schema.capacity;
+  if (stream.totals.empty()) {
+    const Word published = memory.load_published(activity);
+    stream.position = published > capacity ? published - capacity / 2 : 0;
+    return;
+  }
+  if (!writer_is_dead) {
+    restart_from_checkpoint(stream, 0);
+    return;
+  }
+  const Word published = memory.load_published(activity);
+  std::vector<Word> bodies[2];
+  for (int older = 0; older < 2; ++older) {
+    const int newer = 1 - older;
+    if (!copy_checkpoint(stream, older, bodies[older]) ||
+        !copy_checkpoint(stream, newer, bodies[newer])) {
+      continue;
+    }
+    const std::uint64_t records = bodies[older][bus::kBodyRecords];
+    if (records > bodies[newer][bus::kBodyRecords] || published - records >= capacity) continue;
+    take_checkpoint(stream, older, bodies[older]);
+    return;
+  }
+  restart_from_checkpoint(stream, 0);
 }
 
 // Takes the newest whole checkpoint as the state. The writer overwrites the older one, so a second
@@ -140,13 +178,10 @@ bool SegmentReader::restart_from_checkpoint(StreamState& stream, std::uint64_t p
         newest = i;
     }
     if (newest < 0 || bodies[newest][bus::kBodyRecords] < stream.position) continue;
-    const std::uint64_t records = bodies[newest][bus::kBodyRecords];
-    if (records > stream.position) ++stream.skipped;
-    stream.lost_lapped += records - stream.position;
-    stream.position = records;
-    stream.totals.swap(bodies[newest]);
-    // Comparing a checkpoint with itself would prove nothing.
-    stream.checkpoint_seen[static_cast<std::size_t>(newest)] = records;
+    const std::uint64_t before = stream.position;
+    if (!take_checkpoint(stream, newest, bodies[newest])) return false;
+    if (stream.position > before) ++stream.skipped;
+    stream.lost_lapped += stream.position - before;
     return true;
   }
   return false;
@@ -202,7 +237,14 @@ bool SegmentReader::follow(StreamState& stream, std::uint64_t published, bool wr
     }
     if (stream.position >= published || budget-- == 0) return true;
     if (published - stream.position > schema.capacity) {
-      if (!restart_from_checkpoint(stream, published)) return true;
+      const bool restarted = restart_from_checkpoint(stream, published);
+      const bool within = restarted && published - stream.position <= schema.capacity;
+      // A living writer's next checkpoint may help; a dead one's is where it stays.
+      if (!within && writer_is_dead && error_.empty()) {
+        error_ = "stream " + schema.name + ": no whole checkpoint within a ring of record " +
+                 std::to_string(published);
+      }
+      if (!within) return true;
       compare_at = next_checkpoint(stream, published);
       continue;
     }
@@ -220,12 +262,13 @@ bool SegmentReader::follow(StreamState& stream, std::uint64_t published, bool wr
         break;
       case SlotOutcome::lapped: {
         const std::uint64_t before = stream.position;
-        if (!restart_from_checkpoint(stream, published)) return true;
+        const bool restarted = restart_from_checkpoint(stream, published);
         // A dead writer's newest checkpoint lies ahead of whatever its last record overwrote.
-        if (writer_is_dead && stream.position == before) {
+        if (writer_is_dead && stream.position == before && error_.empty()) {
           error_ = "stream " + schema.name + ": record " + std::to_string(before) +
                    " is overwritten, and no checkpoint lies behind it";
         }
+        if (!restarted) return true;
         compare_at = next_checkpoint(stream, published);
         break;
       }
@@ -241,6 +284,21 @@ bool SegmentReader::follow(StreamState& stream, std::uint64_t published, bool wr
   return true;
 }
 
+// Whether totals are of records that were never published, which no writer's are: it publishes
+// first.
+bool SegmentReader::lies_ahead(const StreamState& stream, std::uint64_t published,
+                               bool writer_is_dead) {
+  std::uint64_t farthest = stream.position;
+  std::vector<Word> body;
+  for (int i = 0; i < 2 && writer_is_dead && !stream.totals.empty(); ++i) {
+    if (copy_checkpoint(stream, i, body)) farthest = std::max(farthest, body[bus::kBodyRecords]);
+  }
+  if (farthest <= published) return false;
+  error_ = "stream " + stream.schema.name + ": totals of " + std::to_string(farthest) +
+           " records, of which " + std::to_string(published) + " were published";
+  return true;
+}
+
 bool SegmentReader::poll(bool writer_is_dead, const SampleSink& sink) {
   bool any = false;
   const bus::ProcessMemory memory;
@@ -252,9 +310,11 @@ bool SegmentReader::poll(bool writer_is_dead, const SampleSink& sink) {
       error_ = "stream " + stream.schema.name + ": `published` went back";
       break;
     }
+    if (lies_ahead(stream, published, writer_is_dead)) break;
     const bool pending = stream.position < published;
     stream.published = published;
-    if (pending || writer_is_dead) any = follow(stream, published, writer_is_dead, sink) && pending;
+    if (pending || writer_is_dead)
+      any = (follow(stream, published, writer_is_dead, sink) && pending) || any;
     if (writer_is_dead && error_.empty() && stream.position == published) {
       const Word* slot =
           word_at(stream.schema.slots_offset +

@@ -1,9 +1,10 @@
 // aggregator/segment_reader.hpp: one producer's segment, followed from attach to death.
 //
-// The reader keeps its own copy of every stream's totals. It starts from the newest checkpoint,
-// folds every slot after it by the producer's own fold, and at each checkpoint that it reaches
-// compares: both must hold the same words. Lapped, it starts again from the newest checkpoint and
-// counts the samples that it missed; totals never bend.
+// The reader keeps its own copy of every stream's totals. It starts from the newest checkpoint
+// (of a dead writer from the older, so that the newer proves something), folds every slot after it by
+// the producer's own fold, and at each checkpoint that it reaches compares: both must hold the same
+// words. Lapped, it starts again from the newest checkpoint and counts the samples that it missed;
+// totals never bend.
 #pragma once
 
 #include <array>
@@ -85,6 +86,9 @@ class SegmentReader {
   const bus::Word* word_at(std::uint64_t offset) const;
   bool follow(StreamState& stream, std::uint64_t published, bool writer_is_dead,
               const SampleSink& sink);
+  void begin(StreamState& stream, std::uint32_t index, bool writer_is_dead);
+  bool take_checkpoint(StreamState& stream, int which, std::vector<bus::Word>& body);
+  bool lies_ahead(const StreamState& stream, std::uint64_t published, bool writer_is_dead);
   bool restart_from_checkpoint(StreamState& stream, std::uint64_t published);
   void verify_at(StreamState& stream, std::uint64_t records);
   bool copy_checkpoint(const StreamState& stream, int which, std::vector<bus::Word>& body) const;

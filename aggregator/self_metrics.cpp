@@ -9,6 +9,7 @@
 #include <rankbus/aggregator/reduce.hpp>
 #include <rankbus/aggregator/version.hpp>
 #include <rankbus/bus/segment.hpp>
+#include <set>
 #include <string>
 
 namespace rankbus {
@@ -52,10 +53,12 @@ Labels info_labels(const LiveSegment& segment) {
   return joined(rank_labels(segment.who), extra);
 }
 
-void add_engines(const BusReader& bus, FamilyBuilder& out) {
+void add_engines(const BusReader& bus, double now_s, const ReduceOptions& options,
+                 FamilyBuilder& out) {
   struct Ranks {
     Identity who;
     std::uint64_t expected = 0;
+    double last_alive_s = 0;
     std::map<std::uint32_t, int> reporting;
   };
   std::map<EngineKey, Ranks> engines;
@@ -67,11 +70,21 @@ void add_engines(const BusReader& bus, FamilyBuilder& out) {
         std::max<std::uint64_t>(ranks.expected, segment.reader->header().local_world_size);
     ++ranks.reporting[segment.who.rank];
   }
-  // An engine whose ranks are all gone still expects them.
+  std::set<EngineKey> retained;
   for (const auto& [who, state] : bus.identities()) {
-    if (!is_worker(who)) continue;
-    Ranks& ranks = engines[{who.server, who.model, who.engine}];
-    if (ranks.reporting.empty()) ranks.who = who;
+    if (now_s - state.last_alive_s <= options.retain_engine_s) {
+      retained.insert({who.server, who.model, who.engine});
+    }
+  }
+  // An engine whose ranks are all gone still expects as many as the last of them did.
+  for (const auto& [who, state] : bus.identities()) {
+    const EngineKey key{who.server, who.model, who.engine};
+    if (!is_worker(who) || retained.count(key) == 0) continue;
+    Ranks& ranks = engines[key];
+    if (!ranks.reporting.empty() || state.last_alive_s <= ranks.last_alive_s) continue;
+    ranks.who = who;
+    ranks.expected = state.ranks_expected;
+    ranks.last_alive_s = state.last_alive_s;
   }
   for (const auto& [key, ranks] : engines) {
     const Labels labels = engine_labels(ranks.who);
@@ -83,6 +96,11 @@ void add_engines(const BusReader& bus, FamilyBuilder& out) {
               "Worker ranks of the engine with a living producer on this node", labels, ranks.who,
               std::uint64_t{ranks.reporting.size()});
   }
+}
+
+void add_age(const Identity& who, double newest_s, double now_s, FamilyBuilder& out) {
+  out.gauge("rankbus_source_age_seconds", "Time since a producer's newest record", rank_labels(who),
+            who, std::max(0.0, now_s - newest_s));
 }
 
 void add_rank_state(const LiveSegment* segment, const Identity& who, double now_s,
@@ -212,9 +230,7 @@ void add_self_metrics(const BusReader& bus, const TickClock& clock, double now_s
     }
     out.gauge("rankbus_rank_info", "1; axes, place and process of a producer", info_labels(segment),
               segment.who, std::uint64_t{1});
-    out.gauge("rankbus_source_age_seconds", "Time since a living producer's newest record",
-              rank_labels(segment.who), segment.who,
-              std::max(0.0, now_s - newest_s.value_or(segment.active_s)));
+    add_age(segment.who, newest_s.value_or(segment.active_s), now_s, out);
     if (!segment.quarantine.empty()) {
       out.gauge("rankbus_quarantined",
                 "1 for a segment that contradicts itself and is read no more",
@@ -225,8 +241,13 @@ void add_self_metrics(const BusReader& bus, const TickClock& clock, double now_s
   for (const auto& [who, segment] : living) {
     add_rank_state(segment, who, now_s, out);
     add_streams(who, streams[who], out);
+    if (segment != nullptr) continue;
+    const IdentityState& dead = bus.identities().at(who);
+    const bool has_stamp = dead.last_stamp != 0 && dead.last_source != bus::ClockSource::caller;
+    add_age(who, has_stamp ? clock.seconds(dead.last_stamp, dead.last_source) : dead.last_active_s,
+            now_s, out);
   }
-  add_engines(bus, out);
+  add_engines(bus, now_s, options, out);
   add_process(bus, out);
 }
 

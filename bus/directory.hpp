@@ -103,14 +103,31 @@ inline bool judge_bus_directory(int fd, const char* path, Reason& why) noexcept 
   return true;
 }
 
+// What can be done about a directory that could not be opened.
+inline const char* directory_advice(int error, bool is_link) noexcept {
+  if (is_link) return "a symbolic link, expected a directory; give the place that it points to";
+  switch (error) {
+    case ENOENT:
+      return "no such directory. Its first producer or `rankbus aggregate` makes it; otherwise the "
+             "name in --bus or RANKBUS_BUS is misspelt";
+    case ENOTDIR:
+      return "not a directory, expected one in memory; choose another with RANKBUS_BUS";
+    case EACCES:
+      return "permission denied. Run as its owner or in its group, or choose another with "
+             "RANKBUS_BUS";
+    default:
+      return strerror(error);
+  }
+}
+
 // Opens the directory, after making its last component if `create` and nobody did. Returns -1 with
 // a reason when it cannot be used.
 inline int open_bus_directory(const char* path, bool create, Reason& why) noexcept {
   if (create && mkdir(path, 0700) != 0 && errno != EEXIST) {
     const int error = errno;
     if (access(path, F_OK) != 0) {
-      why.set("%s: cannot be made: %s. Make its parent, or choose another with RANKBUS_BUS", path,
-              strerror(error));
+      why.set("%s: cannot be made: %s. %shoose another with RANKBUS_BUS", path, strerror(error),
+              error == ENOENT ? "Make its parent, or c" : "C");
       return -1;
     }
   }
@@ -119,9 +136,7 @@ inline int open_bus_directory(const char* path, bool create, Reason& why) noexce
     const int error = errno;
     struct stat status {};
     const bool is_link = lstat(path, &status) == 0 && S_ISLNK(status.st_mode);
-    why.set("%s: %s", path,
-            is_link ? "is a symbolic link, expected a directory; give the place that it points to"
-                    : strerror(error));
+    why.set("%s: %s", path, directory_advice(error, is_link));
     return -1;
   }
   if (!judge_bus_directory(fd, path, why)) {

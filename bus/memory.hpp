@@ -17,11 +17,14 @@
 //             If it breaks: a reader prints a label text that is not there yet.
 //   STATUS    writer stores the status word      -> reader loads the status word
 //             If it breaks: a reader pairs a phase with the stamp of the phase before it.
+//   DEATH     writer's mark, after all before it -> reader finds the lock of the segment free
+//             If it breaks: a compiler moves a mark up, and a killed writer leaves two records
+//             open, or both checkpoints.
 //   END
 //
 // There is no edge from a reader to a writer: nothing that a reader does can reach a producer.
-// The end of a process is an edge too (DEATH): the kernel drops the lock of a mapping only after
-// the address space is gone, so a reader that finds the lock free sees every store of the dead.
+// The reader's end of DEATH is the kernel's: it drops the lock of a mapping only after the address
+// space is gone, so a reader that finds the lock free sees every store of the dead.
 #pragma once
 
 #include <cstdint>
@@ -39,9 +42,9 @@ namespace rankbus::bus {
 using Word = std::uint64_t;
 
 struct ProcessMemory {
-  // Relaxed: the mark orders nothing by itself; the fence after it does.
+  // Release for what comes before the mark; what comes after it needs the fence.
   void store_mark(Word* word, Word value) const noexcept {
-    __atomic_store_n(word, value, __ATOMIC_RELAXED);
+    __atomic_store_n(word, value, __ATOMIC_RELEASE);  // DEATH
   }
 
 #if defined(RANKBUS_TSAN)

@@ -564,11 +564,14 @@ inline std::uint32_t choose_lane(int directory, const SegmentHeader& mine) noexc
   return lane;
 }
 
-// Removes the oldest segment whose writer is dead; false if there is none that may be removed. Only
-// for a bus without an owner: with one, the dead are the owner's to read and to remove.
-inline bool remove_oldest_dead_segment(int directory) noexcept {
+// Removes the oldest segment whose writer is dead, and returns how many are lost with it: itself
+// and those that its own opener had removed, which only its header told; 0 if there is none that
+// may be removed. Only for a bus without an owner: with one, the dead are the owner's to read and
+// to remove.
+inline std::uint32_t remove_oldest_dead_segment(int directory) noexcept {
   char oldest[NAME_MAX + 1] = {};
   timespec oldest_time{};
+  std::uint32_t lost = 0;
   for_each_segment_name(directory, [&](const char* name) {
     struct stat status {};
     if (fstatat(directory, name, &status, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(status.st_mode))
@@ -579,13 +582,17 @@ inline bool remove_oldest_dead_segment(int directory) noexcept {
     if (!older) return;
     const int fd = openat(directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0) return;
+    SegmentHeader header{};
+    const bool is_segment = pread(fd, &header, sizeof header, 0) == sizeof header &&
+                            header.magic == kSegmentMagic && header.removed_segments < 1u << 30;
     const bool dead = !write_lock_is_held(fd);
     close(fd);
     if (!dead) return;
     snprintf(oldest, sizeof oldest, "%s", name);
     oldest_time = made;
+    lost = 1 + (is_segment ? header.removed_segments : 0);
   });
-  return oldest[0] != '\0' && unlinkat(directory, oldest, 0) == 0;
+  return oldest[0] != '\0' && unlinkat(directory, oldest, 0) == 0 ? lost : 0;
 }
 
 // Holds off other openers while lane and budget are decided, for a bounded time: a stopped process
@@ -624,20 +631,28 @@ inline bool fit_budget(SegmentPlan& plan, std::uint64_t schema_bytes, std::uint6
     return plan.segment_bytes <= budget && used <= budget - plan.segment_bytes &&
            plan.segment_bytes <= free && plan.segment_bytes <= kMaxSegmentBytes;
   };
+  // Whoever comes first does not take it all: in a container's 64 MiB, twelve processes of the
+  // default size would leave nothing for the last ones.
+  const std::uint64_t left = used < budget ? budget - used : 0;
+  if (target_bytes > left / 8) target_bytes = left / 8;
   place_streams(plan, schema_bytes, target_bytes);
   while (!fits() && !is_smallest(plan)) {
     target_bytes /= 2;
     place_streams(plan, schema_bytes, target_bytes);
   }
-  while (!fits() && !owner_is_present(directory) && remove_oldest_dead_segment(directory)) {
-    ++removed;
+  // What does not fit into an empty bus is not worth anybody's unread totals.
+  while (!fits() && plan.segment_bytes <= budget && !owner_is_present(directory)) {
+    const std::uint32_t lost = remove_oldest_dead_segment(directory);
+    if (lost == 0) break;
+    removed += lost;
     used = used_bytes(directory);
   }
   if (fits()) return true;
   why.set(
       "%s: segments use %llu KiB of a budget of %llu KiB (RANKBUS_BUDGET), %llu KiB are free, the "
-      "smallest segment needs %llu KiB. Stop unused workers, start an aggregator, or raise the "
-      "budget",
+      "smallest segment needs %llu KiB. Stop unused workers, start an aggregator, free space "
+      "there, "
+      "or raise the budget",
       path, static_cast<unsigned long long>(used / 1024),
       static_cast<unsigned long long>(budget / 1024),
       static_cast<unsigned long long>(free_bytes(directory) / 1024),

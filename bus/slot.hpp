@@ -3,7 +3,8 @@
 // Slot n & (capacity - 1) holds record n behind a sequence word of its own (a seqlock each). The
 // word is 2n+1 while record n is written and 2n+2 once it is whole, so one load tells a reader
 // which record a slot holds and whether it can be copied. There is no consumer index: the writer
-// never looks at a reader, a slow reader is lapped and counts it.
+// never looks at a reader, a slow reader is lapped and counts it. Words wrap after 2^63 records,
+// 292 years at 10^9 a second; only the record whose word is then 0 reads as not there yet.
 //
 //   writer of record n                       reader of record n (n < published)
 //   ------------------                       ----------------------------------
@@ -74,16 +75,17 @@ SlotOutcome read_slot(Memory& memory, const Word* slot, Word record, Word capaci
                       std::size_t words, bool writer_is_dead) noexcept {
   const Word whole = word_when_whole(record);
   const Word first = memory.load_word(slot);
+  if (first == 0) return SlotOutcome::not_yet;
   if (first != whole) {
     if (first == word_while_writing(record)) {
       return writer_is_dead ? SlotOutcome::abandoned : SlotOutcome::being_written;
     }
     // Both words of a record name it; a word whose record lives in another slot is nobody's.
     const Word named_record = (first - 1) / 2;
-    if (first != 0 && (named_record & (capacity - 1)) != (record & (capacity - 1))) {
-      return SlotOutcome::damaged;
-    }
-    return first < whole ? SlotOutcome::not_yet : SlotOutcome::lapped;
+    if ((named_record & (capacity - 1)) != (record & (capacity - 1))) return SlotOutcome::damaged;
+    // Signed, because words wrap.
+    const auto ahead = static_cast<std::int64_t>(first - whole);
+    return ahead < 0 ? SlotOutcome::not_yet : SlotOutcome::lapped;
   }
   for (std::size_t i = 0; i < words; ++i) copy[i] = memory.load_field(slot + 1 + i);
   memory.fence_before_recheck();
@@ -119,9 +121,12 @@ bool read_checkpoint(Memory& memory, const Word* checkpoint, Word* body,
 inline constexpr int kTaggedPayloadBits = 48;
 inline constexpr Word kTaggedPayloadMask = (Word{1} << kTaggedPayloadBits) - 1;
 
-// The lap that slots show for record `record`: laps count from 1, so a zeroed slot is never whole.
+// Tags of laps go from 1 to this and start anew, so a zeroed slot is never whole.
+inline constexpr Word kTaggedLaps = 65535;
+
+// The lap that slots show for record `record`.
 RANKBUS_HOST_DEVICE constexpr Word tagged_lap(Word record, Word capacity) {
-  return (record / capacity + 1) & 0xffff;
+  return 1 + (record / capacity) % kTaggedLaps;
 }
 RANKBUS_HOST_DEVICE constexpr Word pack_tagged(Word lap, Word payload) {
   return (lap << kTaggedPayloadBits) | (payload & kTaggedPayloadMask);

@@ -91,12 +91,12 @@ Answer unavailable_answer(std::string reason) {
 // is ignored shows every engine under the name of one.
 class QueryParser {
  public:
-  static OrError<SeriesFilter> parse(MHD_Connection* connection) {
+  static Result<SeriesFilter> parse(MHD_Connection* connection) {
     QueryParser parser;
     MHD_get_connection_values_n(connection, MHD_GET_ARGUMENT_KIND, &QueryParser::on_argument,
                                 &parser);
-    if (!parser.error_.empty()) return OrError<SeriesFilter>::failure(std::move(parser.error_));
-    return OrError<SeriesFilter>::success(std::move(parser.filter_));
+    if (!parser.error_.empty()) return Error{std::move(parser.error_)};
+    return std::move(parser.filter_);
   }
 
  private:
@@ -144,7 +144,7 @@ class QueryParser {
 // A listening socket of our own, because errno then says why there is none.
 class ListenSocket {
  public:
-  static OrError<ListenSocket> open(const ListenAddress& address) {
+  static Result<ListenSocket> open(const ListenAddress& address) {
     ListenSocket result;
     const int family = address.storage.ss_family;
     result.fd_ = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -165,7 +165,7 @@ class ListenSocket {
                     &result.address_.storage_bytes) != 0) {
       return failure(address, errno);
     }
-    return OrError<ListenSocket>::success(std::move(result));
+    return result;
   }
 
   ListenSocket(ListenSocket&& other) noexcept
@@ -188,7 +188,7 @@ class ListenSocket {
     return reinterpret_cast<const sockaddr*>(storage);
   }
 
-  static OrError<ListenSocket> failure(const ListenAddress& address, int error) {
+  static Result<ListenSocket> failure(const ListenAddress& address, int error) {
     std::string why = "cannot listen on " + address.text() + ": " + std::strerror(error);
     if (error == EADDRINUSE) {
       why += "; another process has this port: stop it, or choose another one with --listen";
@@ -197,7 +197,7 @@ class ListenSocket {
     } else if (error == EADDRNOTAVAIL) {
       why += "; no interface of this machine has this address";
     }
-    return OrError<ListenSocket>::failure(std::move(why));
+    return Error{std::move(why)};
   }
 
   int fd_ = -1;
@@ -373,8 +373,8 @@ class HttpServer::Impl {
     }
     if (request.route == Route::healthz) return queue(request, plain_answer(MHD_HTTP_OK, "ok\n"));
     if (request.route == Route::metrics) {
-      OrError<SeriesFilter> filter = QueryParser::parse(request.connection);
-      if (!filter) return queue(request, plain_answer(MHD_HTTP_BAD_REQUEST, filter.error));
+      Result<SeriesFilter> filter = QueryParser::parse(request.connection);
+      if (!filter) return queue(request, plain_answer(MHD_HTTP_BAD_REQUEST, filter.error()));
       request.filter = std::move(*filter);
     }
     std::unique_lock lock(mutex_);
@@ -474,17 +474,16 @@ class HttpServer::Impl {
   bool stopping_ = false;
 };
 
-OrError<std::unique_ptr<HttpServer>> HttpServer::start(const ListenAddress& address,
-                                                       FreshSnapshot fresh_snapshot,
-                                                       const HttpLimits& limits) {
-  using Started = OrError<std::unique_ptr<HttpServer>>;
-  OrError<ListenSocket> socket = ListenSocket::open(address);
-  if (!socket) return Started::failure(std::move(socket.error));
+Result<std::unique_ptr<HttpServer>> HttpServer::start(const ListenAddress& address,
+                                                      FreshSnapshot fresh_snapshot,
+                                                      const HttpLimits& limits) {
+  Result<ListenSocket> socket = ListenSocket::open(address);
+  if (!socket) return Error{socket.error()};
   auto impl =
       std::make_unique<Impl>(socket->address(), std::move(fresh_snapshot), limits.stop_grace);
   std::string error = impl->start(socket->release(), limits);
-  if (!error.empty()) return Started::failure(std::move(error));
-  return Started::success(std::unique_ptr<HttpServer>(new HttpServer(std::move(impl))));
+  if (!error.empty()) return Error{std::move(error)};
+  return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
 }
 
 HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -16,9 +16,9 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <rankbus/aggregator/result.hpp>
 #include <rankbus/aggregator/snapshot.hpp>
 #include <rankbus/exporters/listen_address.hpp>
-#include <rankbus/exporters/or_error.hpp>
 #include <string>
 
 namespace rankbus {
@@ -38,9 +38,9 @@ class HttpServer {
   // Null, or an exception, becomes a 503 with a reason.
   using FreshSnapshot = std::function<std::shared_ptr<const Snapshot>()>;
 
-  static OrError<std::unique_ptr<HttpServer>> start(const ListenAddress& address,
-                                                    FreshSnapshot fresh_snapshot,
-                                                    const HttpLimits& limits = {});
+  static Result<std::unique_ptr<HttpServer>> start(const ListenAddress& address,
+                                                   FreshSnapshot fresh_snapshot,
+                                                   const HttpLimits& limits = {});
   ~HttpServer();
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;

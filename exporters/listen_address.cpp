@@ -73,24 +73,23 @@ std::string ListenAddress::text() const {
   return (is_ipv6 ? "[" + host_text + "]" : host_text) + ":" + std::to_string(port());
 }
 
-OrError<ListenAddress> parse_listen_address(std::string_view text) {
-  using Parsed = OrError<ListenAddress>;
+Result<ListenAddress> parse_listen_address(std::string_view text) {
   const std::string quoted = "\"" + std::string(text) + "\"";
   const std::size_t colon = text.rfind(':');
   if (colon == std::string_view::npos) {
-    return Parsed::failure("listen address " + quoted +
-                           " has no port: expected HOST:PORT, such as 127.0.0.1:9855");
+    return Error{"listen address " + quoted +
+                 " has no port: expected HOST:PORT, such as 127.0.0.1:9855"};
   }
   const std::optional<std::uint16_t> port = parse_port(text.substr(colon + 1));
   if (!port) {
-    return Parsed::failure("listen address " + quoted +
-                           " does not end in a port: expected a number from 0 to 65535");
+    return Error{"listen address " + quoted +
+                 " does not end in a port: expected a number from 0 to 65535"};
   }
   std::string host(text.substr(0, colon));
   if (host.empty()) {
-    return Parsed::failure("listen address " + quoted +
-                           " has no host: write 127.0.0.1 for this machine only, 0.0.0.0 or [::] "
-                           "for every interface");
+    return Error{"listen address " + quoted +
+                 " has no host: write 127.0.0.1 for this machine only, 0.0.0.0 or [::] "
+                 "for every interface"};
   }
   std::optional<ListenAddress> address;
   if (host.size() >= 2 && host.front() == '[' && host.back() == ']') {
@@ -99,11 +98,11 @@ OrError<ListenAddress> parse_listen_address(std::string_view text) {
     address = from_ipv4(host == "localhost" ? "127.0.0.1" : host, *port);
   }
   if (!address) {
-    return Parsed::failure("listen address " + quoted +
-                           " does not begin with an address: expected IPv4 (127.0.0.1), IPv6 in "
-                           "brackets ([::1]) or localhost");
+    return Error{"listen address " + quoted +
+                 " does not begin with an address: expected IPv4 (127.0.0.1), IPv6 in "
+                 "brackets ([::1]) or localhost"};
   }
-  return Parsed::success(*address);
+  return *address;
 }
 
 }  // namespace rankbus

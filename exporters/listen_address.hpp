@@ -4,7 +4,7 @@
 #include <sys/socket.h>
 
 #include <cstdint>
-#include <rankbus/exporters/or_error.hpp>
+#include <rankbus/aggregator/result.hpp>
 #include <string>
 #include <string_view>
 
@@ -22,6 +22,6 @@ struct ListenAddress {
 // Other names are refused: where the server listens should not depend on a resolver. An empty host
 // is refused as well, because "all interfaces" should be asked for in so many words. Port 0 lets
 // the kernel choose.
-OrError<ListenAddress> parse_listen_address(std::string_view text);
+Result<ListenAddress> parse_listen_address(std::string_view text);
 
 }  // namespace rankbus

@@ -100,13 +100,13 @@ class LogOutput::FileSink : public spdlog::sinks::base_sink<std::mutex> {
   int fd_;
 };
 
-OrError<LogOutput> LogOutput::open(const LogOptions& options) {
+Result<LogOutput> LogOutput::open(const LogOptions& options) {
   LogOutput output;
   std::vector<spdlog::sink_ptr> sinks;
   if (options.to_stderr) sinks.push_back(std::make_shared<spdlog::sinks::stderr_sink_mt>());
   if (!options.file.empty()) {
     const int fd = open_log_file(options.file);
-    if (fd < 0) return OrError<LogOutput>::failure(open_error(options.file, errno));
+    if (fd < 0) return Error{open_error(options.file, errno)};
     output.file_sink_ = std::make_shared<FileSink>(options.file, fd);
     sinks.push_back(output.file_sink_);
   }
@@ -116,7 +116,7 @@ OrError<LogOutput> LogOutput::open(const LogOptions& options) {
   output.logger_->set_formatter(std::move(formatter));
   output.logger_->set_level(options.level);
   output.logger_->flush_on(spdlog::level::trace);
-  return OrError<LogOutput>::success(std::move(output));
+  return output;
 }
 
 std::string LogOutput::reopen() {

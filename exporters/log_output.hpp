@@ -8,7 +8,7 @@
 #include <spdlog/spdlog.h>
 
 #include <memory>
-#include <rankbus/exporters/or_error.hpp>
+#include <rankbus/aggregator/result.hpp>
 #include <string>
 
 namespace rankbus {
@@ -22,7 +22,7 @@ struct LogOptions {
 class LogOutput {
  public:
   // Fails only where the file cannot be opened.
-  static OrError<LogOutput> open(const LogOptions& options);
+  static Result<LogOutput> open(const LogOptions& options);
 
   // Every line is handed to the kernel before log() returns, in one write.
   const std::shared_ptr<spdlog::logger>& logger() const { return logger_; }

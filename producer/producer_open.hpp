@@ -333,7 +333,9 @@ inline void Producer::close() noexcept {
   alive_ = never_alive();
   if (ours) {
     for (std::uint32_t s = 0; s < stream_count_; ++s) {
-      if (streams_[s].body != nullptr) checkpoint(streams_[s]);
+      Stream& stream = streams_[s];
+      const bus::Word checkpointed = stream.checkpoint_at - stream.checkpoint_every;
+      if (stream.body != nullptr && stream.next_record != checkpointed) checkpoint(stream);
     }
     memory_.store_status(&status_->closed, 1);
     munmap(segment_, segment_bytes_);

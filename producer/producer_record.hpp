@@ -208,7 +208,7 @@ void Producer::write_record(Stream& stream, const T& record) noexcept {
 template <class T>
 struct PartCutter {
   using Record = typename T::RankbusRecord;
-  static constexpr const bus::PayloadLayout& kLayout = ScalarEncoder<T>::kLayout;
+  static constexpr bus::PayloadLayout kLayout = ScalarEncoder<T>::kLayout;
   std::size_t done[Record::kFieldCount] = {};
   std::size_t taken[Record::kFieldCount] = {};
   bool more = false;

@@ -91,6 +91,7 @@ class Folder {
     char name[] = "/dev/shm/rankbus-test-XXXXXX";
     if (mkdtemp(name) == nullptr) std::abort();
     path_ = name;
+    bus_ = path_ + "/bus";
   }
   ~Folder() {
     std::error_code ignored;
@@ -99,11 +100,12 @@ class Folder {
   Folder(const Folder&) = delete;
   Folder& operator=(const Folder&) = delete;
   const std::string& path() const { return path_; }
-  std::string bus() const { return path_ + "/bus"; }
+  const std::string& bus() const { return bus_; }
   std::string operator/(const std::string& name) const { return path_ + "/" + name; }
 
  private:
   std::string path_;
+  std::string bus_;
 };
 
 // An environment variable for the length of a scope.

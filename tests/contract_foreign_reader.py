@@ -339,7 +339,7 @@ ABSENT = {"depth": 2**8 - 1, "calls": 2**32 - 1}
 COLOURS = ["other", "red", "green", "blue"]
 LATENCY = [0.001, 0.01, 0.1, 1.0, 2.5]
 SIZE = [1.0, 2.0, 3.0, 5.0, 8.0, 1000.0]
-WAIT = ["0.000001", "0.0001", "0.00025", "0.05"]
+WAIT = ["0.000001", "0.00013", "0.00026", "0.05"]  # Two of them lie below their product with 1e9.
 LENGTH = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0]  # up to max_model_len, 4096
 
 
@@ -493,17 +493,24 @@ class ForeignReader(unittest.TestCase):
         self.addCleanup(reader.close)
         return reader
 
+    def assert_words(self, found, expected):
+        """Like assertEqual, without the minutes that its report of a difference takes."""
+        different = [i for i, words in enumerate(zip(found, expected)) if words[0] != words[1]]
+        self.assertEqual((len(found), different[:5]), (len(expected), []))
+
     def assert_totals(self, reader, calls):
         expected = Expected(calls)
+        for count in (expected.invalid, expected.negative, expected.overflow):
+            self.assertGreater(count, 0, "the test needs records of every kind")
         stream = reader.streams[0]
         body, _ = reader.totals(stream)
         self.assertEqual(reader.published(stream), expected.records)
         self.assertEqual(body[:6], [expected.records, calls[-1]["stamp"], expected.invalid, expected.negative,
                                     1 + len(expected.rows), expected.overflow])  # fmt: skip
         found = reader.series()
-        self.assertEqual(found.keys(), expected.series.keys())
+        self.assertEqual(sorted(found), sorted(expected.series))
         for key, value in expected.series.items():
-            self.assertEqual(found[key], value, key)
+            self.assertTrue(found[key] == value, f"{key}: found {found[key]}, expected {value}")
 
     def test_ClosedSegment_IsIdentifiedAndItsTotalsAreWhatWasRecorded(self):
         writer = self.write(300, 1 << 20, "close")
@@ -526,7 +533,7 @@ class ForeignReader(unittest.TestCase):
         body, compared = stream.empty_body(), 0
         for record in range(reader.published(stream) + 1):
             if record in checkpoints:
-                self.assertEqual(body, checkpoints[record])
+                self.assert_words(body, checkpoints[record])
                 compared += 1
             if record < reader.published(stream):
                 stream.fold(body, reader.slot(stream, record))
@@ -556,7 +563,7 @@ class ForeignReader(unittest.TestCase):
         writer.end()
         self.assertFalse(reader.is_alive())
         self.assertEqual(reader.word(reader.status_at + 16), 0)
-        self.assertEqual(reader.totals(stream)[0], body)
+        self.assert_words(reader.totals(stream)[0], body)
 
     def test_OverwrittenRecord_IsNotThere(self):
         self.write(1000, 256 << 10, "close")

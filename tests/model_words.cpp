@@ -110,10 +110,10 @@ TEST(TaggedWords, StoredInAnyOrder_AreNeverTorn) {
 }
 
 // A reader that is this many laps late takes the words of both laps for words of one.
-constexpr Word kLapsToldApart = 65536;
+using bus::kTaggedLaps;
 
 TEST(TaggedWords, FewerLapsApartThanTagsCount_AreNeverTorn) {
-  for (const Word laps : {Word{1}, Word{2}, kLapsToldApart - 1}) {
+  for (const Word laps : {Word{1}, Word{2}, kTaggedLaps - 1}) {
     TaggedStream stream(1);
     stream.write(7, {0, 1, 2});
     stream.write(7 + laps, {2, 0, 1});
@@ -129,7 +129,7 @@ TEST(TaggedWords, FewerLapsApartThanTagsCount_AreNeverTorn) {
 TEST(TaggedWords, AsManyLapsApartAsTagsCount_AreTorn) {
   TaggedStream stream(1);
   stream.write(7, {0, 1, 2});
-  stream.write(7 + kLapsToldApart, {0, 1, 2});
+  stream.write(7 + kTaggedLaps, {0, 1, 2});
   stream.machine.start_reading();
   bool torn = false;
   do {
@@ -138,12 +138,16 @@ TEST(TaggedWords, AsManyLapsApartAsTagsCount_AreTorn) {
   EXPECT_TRUE(torn);
 }
 
-// The tag of one lap in 65536 is zero, which is what a slot that was never written holds. The
-// reader of such a record must know that the slot's earlier laps were written.
-TEST(TaggedWords, NeverWritten_LookWholeInTheOneLapWhoseTagIsZero) {
-  for (Word lap = 0; lap < 2 * kLapsToldApart; ++lap) {
-    const bool zero_is_whole = bus::tagged_is_of_lap(0, bus::tagged_lap(8 * lap, 8));
-    ASSERT_EQ(zero_is_whole, lap % kLapsToldApart == kLapsToldApart - 1) << lap;
+TEST(TaggedWords, NeverWritten_AreWholeInNoLap) {
+  for (Word lap = 0; lap < 2 * kTaggedLaps; ++lap) {
+    ASSERT_FALSE(bus::tagged_is_of_lap(0, bus::tagged_lap(8 * lap, 8))) << lap;
+  }
+}
+
+TEST(TaggedWords, EveryLap_IsToldByTheWordsThatShowIt) {
+  for (Word lap = 0; lap < 2 * kTaggedLaps; ++lap) {
+    const Word tag = bus::tagged_lap(8 * lap, 8);
+    ASSERT_TRUE(bus::tagged_is_of_lap(bus::pack_tagged(tag, lap), tag)) << lap;
   }
 }
 

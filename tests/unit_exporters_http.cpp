@@ -130,8 +130,8 @@ std::shared_ptr<const Snapshot> shared(Snapshot shown) {
 
 std::unique_ptr<HttpServer> start(HttpServer::FreshSnapshot fresh, const HttpLimits& limits = {}) {
   const auto address = parse_listen_address("127.0.0.1:0");
-  auto started = HttpServer::start(*address.value, std::move(fresh), limits);
-  if (!started) throw std::runtime_error(started.error);
+  auto started = HttpServer::start(address.value(), std::move(fresh), limits);
+  if (!started) throw std::runtime_error(started.error());
   return std::move(*started);
 }
 
@@ -476,19 +476,20 @@ TEST(HttpServer, PortInUse_IsAnErrorThatSaysSo) {
   const auto server = start_with(mixed_snapshot());
   const auto second = HttpServer::start(server->address(), [] { return nullptr; });
   ASSERT_FALSE(second);
-  EXPECT_EQ(second.error.find("cannot listen on " + server->address().text() +
-                              ": Address already in use; another process has this port"),
+  EXPECT_EQ(second.error().find("cannot listen on " + server->address().text() +
+                                ": Address already in use; another process has this port"),
             0u)
-      << second.error;
+      << second.error();
   EXPECT_EQ(fetch(*server, "GET /metrics").status, 200);
 }
 
 TEST(HttpServer, ForeignAddress_IsAnError) {
   const auto address = parse_listen_address("192.0.2.1:0");  // Reserved for documentation.
   ASSERT_TRUE(address);
-  const auto server = HttpServer::start(*address.value, [] { return nullptr; });
+  const auto server = HttpServer::start(address.value(), [] { return nullptr; });
   ASSERT_FALSE(server);
-  EXPECT_NE(server.error.find("no interface of this machine has this address"), std::string::npos);
+  EXPECT_NE(server.error().find("no interface of this machine has this address"),
+            std::string::npos);
 }
 
 TEST(HttpServer, Ipv6Loopback_IsListenedOn) {
@@ -496,7 +497,7 @@ TEST(HttpServer, Ipv6Loopback_IsListenedOn) {
   ASSERT_TRUE(address);
   auto shown = shared(mixed_snapshot());
   auto server = HttpServer::start(*address, [shown] { return shown; });
-  if (!server) GTEST_SKIP() << "skipped: no IPv6 loopback here: " << server.error;
+  if (!server) GTEST_SKIP() << "skipped: no IPv6 loopback here: " << server.error();
   EXPECT_EQ((*server)->address().text(), "[::1]:" + std::to_string((*server)->port()));
   EXPECT_NE((*server)->port(), 0);
   const int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -546,7 +547,7 @@ TEST(HttpServer, StoppedServer_LeavesPortAndDescriptors) {
   for (int i = 0; i < 5; ++i) {
     auto shown = shared(mixed_snapshot());
     auto again = HttpServer::start(address, [shown] { return shown; });
-    ASSERT_TRUE(again) << again.error;
+    ASSERT_TRUE(again) << again.error();
     EXPECT_EQ(fetch(**again, "GET /metrics").status, 200);
   }
   EXPECT_EQ(open_descriptors(), before);
@@ -555,7 +556,7 @@ TEST(HttpServer, StoppedServer_LeavesPortAndDescriptors) {
 TEST(ListenAddress, GoodOnes_AreUnderstood) {
   const auto text = [](const char* given) {
     const auto parsed = parse_listen_address(given);
-    return parsed ? parsed.value->text() : parsed.error;
+    return parsed ? parsed->text() : parsed.error();
   };
   EXPECT_EQ(text("127.0.0.1:9855"), "127.0.0.1:9855");
   EXPECT_EQ(text("0.0.0.0:0"), "0.0.0.0:0");
@@ -565,7 +566,7 @@ TEST(ListenAddress, GoodOnes_AreUnderstood) {
 }
 
 TEST(ListenAddress, BadOnes_AreRefusedWithTheReason) {
-  const auto error = [](const char* given) { return parse_listen_address(given).error; };
+  const auto error = [](const char* given) { return parse_listen_address(given).error(); };
   EXPECT_NE(error("9855").find("has no port"), std::string::npos);
   EXPECT_NE(error("").find("has no port"), std::string::npos);
   EXPECT_NE(error(":9855").find("has no host"), std::string::npos);

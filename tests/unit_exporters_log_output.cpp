@@ -19,7 +19,7 @@ std::string cleaned(std::string_view text) {
   return out;
 }
 
-OrError<LogOutput> open_file_log(const std::string& file) {
+Result<LogOutput> open_file_log(const std::string& file) {
   LogOptions options;
   options.to_stderr = false;
   options.file = file;
@@ -30,8 +30,8 @@ TEST(LogOutput, Line_LooksLikeVllms) {
   setenv("TZ", "UTC", 1);
   tzset();
   const TempDir dir;
-  OrError<LogOutput> output = open_file_log(dir / "log");
-  ASSERT_TRUE(output) << output.error;
+  Result<LogOutput> output = open_file_log(dir / "log");
+  ASSERT_TRUE(output) << output.error();
   std::tm when{};
   when.tm_year = 2025 - 1900;
   when.tm_mon = 10;
@@ -58,7 +58,7 @@ TEST(LogOutput, Line_LooksLikeVllms) {
 
 TEST(LogOutput, Levels_HavePythonsNames) {
   const TempDir dir;
-  OrError<LogOutput> output = open_file_log(dir / "log");
+  Result<LogOutput> output = open_file_log(dir / "log");
   ASSERT_TRUE(output);
   output->logger()->debug("hidden");
   output->logger()->info("a");
@@ -73,7 +73,7 @@ TEST(LogOutput, Levels_HavePythonsNames) {
 
 TEST(LogOutput, DebugLevel_ShowsDebugLines) {
   const TempDir dir;
-  OrError<LogOutput> output =
+  Result<LogOutput> output =
       LogOutput::open({.level = spdlog::level::debug, .to_stderr = false, .file = dir / "log"});
   ASSERT_TRUE(output);
   output->logger()->debug("shown");
@@ -83,7 +83,7 @@ TEST(LogOutput, DebugLevel_ShowsDebugLines) {
 TEST(LogOutput, Stderr_GetsTheSameLine) {
   const TempDir dir;
   testing::internal::CaptureStderr();
-  OrError<LogOutput> output = LogOutput::open({.file = dir / "log"});
+  Result<LogOutput> output = LogOutput::open({.file = dir / "log"});
   ASSERT_TRUE(output);
   output->logger()->info("hello");
   EXPECT_EQ(testing::internal::GetCapturedStderr(), read_file(dir / "log"));
@@ -92,7 +92,7 @@ TEST(LogOutput, Stderr_GetsTheSameLine) {
 TEST(LogOutput, FileThatExists_IsAppendedTo) {
   const TempDir dir;
   write_file(dir / "log", "old\n");
-  OrError<LogOutput> output = open_file_log(dir / "log");
+  Result<LogOutput> output = open_file_log(dir / "log");
   ASSERT_TRUE(output);
   output->logger()->info("new");
   EXPECT_EQ(read_file(dir / "log").substr(0, 8), "old\nINFO");
@@ -100,7 +100,7 @@ TEST(LogOutput, FileThatExists_IsAppendedTo) {
 
 TEST(LogOutput, RenamedFile_IsLeftOnReopen) {
   const TempDir dir;
-  OrError<LogOutput> output = open_file_log(dir / "log");
+  Result<LogOutput> output = open_file_log(dir / "log");
   ASSERT_TRUE(output);
   output->logger()->info("first");
   std::filesystem::rename(dir / "log", dir / "log.1");
@@ -119,7 +119,7 @@ TEST(LogOutput, RenamedFile_IsLeftOnReopen) {
 TEST(LogOutput, FailedReopen_KeepsTheOldFile) {
   const TempDir dir;
   std::filesystem::create_directory(dir / "sub");
-  OrError<LogOutput> output = open_file_log(dir / "sub/log");
+  Result<LogOutput> output = open_file_log(dir / "sub/log");
   ASSERT_TRUE(output);
   std::filesystem::rename(dir / "sub", dir / "moved");
   const std::string why = output->reopen();
@@ -129,16 +129,16 @@ TEST(LogOutput, FailedReopen_KeepsTheOldFile) {
 }
 
 TEST(LogOutput, ReopenWithoutFile_DoesNothing) {
-  OrError<LogOutput> output = LogOutput::open({});
+  Result<LogOutput> output = LogOutput::open({});
   ASSERT_TRUE(output);
   EXPECT_EQ(output->reopen(), "");
 }
 
 TEST(LogOutput, FileThatCannotBeOpened_IsAnError) {
   const TempDir dir;
-  OrError<LogOutput> output = open_file_log(dir / "no/such/log");
+  Result<LogOutput> output = open_file_log(dir / "no/such/log");
   ASSERT_FALSE(output);
-  EXPECT_EQ(output.error,
+  EXPECT_EQ(output.error(),
             "cannot open log file " + (dir / "no/such/log") + ": No such file or directory");
 }
 

@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <CLI/CLI.hpp>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -342,6 +343,39 @@ TEST(Simulate, PromptLongerThanTheModel_IsRefusedAndCountedInTheSummary) {
                                  std::to_string(refused) + " refused as too long)"),
             std::string::npos)
       << simulate.said();
+}
+
+// What the command line answers to `simulate` with these arguments; empty when it accepts them.
+std::string command_line_complaint(const std::string& arguments) {
+  CLI::App app;
+  add_simulate_command(app);
+  try {
+    app.parse("simulate " + arguments);
+  } catch (const CLI::ParseError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(SimulateCommand, BadFlag_IsNamed) {
+  for (const char* arguments :
+       {"--speed fast", "--speed 0", "--clock late", "--tp 0", "--engines x", "--block-rule all",
+        "--kv-blocks -1", "--duration 0"}) {
+    const std::string flag = std::string(arguments).substr(0, std::string(arguments).find(' '));
+    EXPECT_NE(command_line_complaint(arguments).find(flag), std::string::npos) << arguments;
+  }
+  EXPECT_NE(command_line_complaint("--bogus 1").find("--bogus"), std::string::npos);
+  EXPECT_EQ(command_line_complaint("--speed max --clock real --tp 4 --engines 2 --linger"), "");
+}
+
+TEST(Simulate, MoreProcessesThanABusHolds_IsStatus2) {
+  const Folder folder;
+  SimulateOptions options = small_run(folder);
+  options.engines = 256;
+  options.tp = 256;
+  Simulate simulate(options);
+  EXPECT_EQ(simulate.wait(), 2);
+  EXPECT_NE(simulate.said().find("--engines 256 x --tp 256"), std::string::npos) << simulate.said();
 }
 
 TEST(Channel, MessagesLargerThanABatch_ArriveWhole) {

@@ -1,5 +1,4 @@
 #include <CLI/CLI.hpp>
-#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
@@ -94,7 +93,18 @@ std::string run_id() {
   return text;
 }
 
+// Each process is a segment of the bus, and a bus holds so many.
+void check_process_count(const SimulateOptions& options) {
+  const std::uint64_t processes = std::uint64_t{options.engines} * (options.tp + 2u);
+  if (processes <= bus::kMaxSegments) return;
+  throw InputError("--engines " + std::to_string(options.engines) + " x --tp " +
+                   std::to_string(options.tp) + " makes " + std::to_string(processes) +
+                   " processes with schedulers and front ends, more than the " +
+                   std::to_string(bus::kMaxSegments) + " segments that a bus holds");
+}
+
 RunPlan make_plan(const SimulateOptions& options) {
+  check_process_count(options);
   RunPlan plan;
   plan.options = options;
   plan.workload = load_workload(options);
@@ -106,14 +116,6 @@ RunPlan make_plan(const SimulateOptions& options) {
   plan.run_id = run_id();
   plan.server = server_name(options);
   return plan;
-}
-
-std::string environment_name(const std::string& flag) {
-  std::string name = "RANKBUS_";
-  for (const char c : flag.substr(2)) {
-    name += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
-  }
-  return name;
 }
 
 void add_engine_options(CLI::App& command, SimulateOptions& o) {
@@ -203,10 +205,6 @@ std::function<int()> add_simulate_command(CLI::App& app) {
   command->option_defaults()->always_capture_default();
   add_run_options(*command, *options);
   add_engine_options(*command, *options);
-  for (CLI::Option* option : command->get_options()) {
-    const std::string flag = option->get_name();
-    if (flag.starts_with("--") && flag != "--help") option->envname(environment_name(flag));
-  }
   return [options] {
     prefer_flag_to_environment(options->trace, options->workload);
     return run_simulate(*options);

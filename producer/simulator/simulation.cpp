@@ -197,14 +197,14 @@ bool Simulation::start_children() {
   std::fflush(nullptr);  // What is buffered now would otherwise be printed by every child.
   for (std::uint32_t engine = 0; engine < plan_.options.engines; ++engine) {
     const std::string number = std::to_string(engine);
-    const std::string prefix = "engine " + number;
-    if (!start_child(engine, prefix + " scheduler", "sim-sched-" + number, run_scheduler) ||
-        !start_child(engine, prefix + " front end", "sim-front-" + number, run_front_end)) {
+    if (!start_child(engine, "scheduler", "sim-sched-" + number, run_scheduler) ||
+        !start_child(engine, "front end", "sim-front-" + number, run_front_end)) {
       return false;
     }
     for (std::uint32_t rank = 0; rank < plan_.options.tp; ++rank) {
-      const std::string place = std::to_string(rank);
-      if (!start_child(engine, prefix + " rank " + place, "sim-rank-" + number + "." + place,
+      std::string short_name = "sim-rank-";
+      short_name.append(number).append(".").append(std::to_string(rank));
+      if (!start_child(engine, "rank " + std::to_string(rank), short_name,
                        [rank](ChildContext& context) { return run_rank(context, rank); })) {
         return false;
       }
@@ -213,9 +213,10 @@ bool Simulation::start_children() {
   return true;
 }
 
-bool Simulation::start_child(std::uint32_t engine, const std::string& name,
+bool Simulation::start_child(std::uint32_t engine, const std::string& part,
                              const std::string& short_name,
                              const std::function<int(ChildContext&)>& body) {
+  const std::string name = "engine " + std::to_string(engine) + " " + part;
   auto* report = make_shared_object<ChildReport>();
   const pid_t parent = getpid();
   const pid_t pid = fork();

@@ -35,7 +35,7 @@ class Simulation {
   template <class T>
   T* make_shared_object();
   bool start_children();
-  bool start_child(std::uint32_t engine, const std::string& name, const std::string& short_name,
+  bool start_child(std::uint32_t engine, const std::string& part, const std::string& short_name,
                    const std::function<int(ChildContext&)>& body);
   int run_child(std::uint32_t engine, ChildReport& report, const std::string& name,
                 const std::function<int(ChildContext&)>& body);

@@ -323,7 +323,7 @@ std::string le_text(double bound) {
   char buffer[32];
   const auto end =
       std::to_chars(buffer, buffer + sizeof buffer, bound, std::chars_format::scientific).ptr;
-  const std::string scientific(buffer, end);
+  std::string scientific(buffer, end);
   const std::size_t e = scientific.find('e');
   const int exponent = std::stoi(scientific.substr(e + 1));
   std::string digits = scientific.substr(0, 1);

@@ -72,6 +72,8 @@ class Writer:
             close_fds=False,  # Its forked child holds on to a pipe of ours.
         )
         self.pid = self._child.pid
+        # Who comes next then finds it open.
+        self.segment = self._answer("open").removeprefix("open ")
 
     def __enter__(self):
         return self
@@ -82,6 +84,9 @@ class Writer:
     def ask(self, command):
         """Sends a command and returns the line that answers it."""
         self._child.stdin.write(command + "\n")
+        return self._answer(command)
+
+    def _answer(self, command):
         answer = self._child.stdout.readline()
         if not answer:
             raise AssertionError(f"writer (pid {self.pid}) ended at `{command}`")
@@ -208,8 +213,23 @@ class Coming(TestCase):
                 f"{left} ranks report",
                 alive=[aggregator],
             )
+        scrape = aggregator.scrape()
         # The moment at which an alert on reporting < expected is needed most.
-        self.assertEqual(aggregator.scrape().value("rankbus_ranks_expected"), TP)
+        self.assertEqual(scrape.value("rankbus_ranks_expected"), TP)
+        self.assertEqual(len(scrape.select("rankbus_rank_state", state="dead")), TP)
+        self.assertEqual(len(scrape.select("rankbus_source_age_seconds")), TP)
+
+    def test_SeriesOfTheGone_StayUntilRetainAndNoLonger(self):
+        aggregator = self.aggregator("--retain", 0)
+        with self.writer("worker") as worker, self.writer("scheduler") as scheduler:
+            worker.write(3)
+            scheduler.write(3)
+            self.assert_counts(aggregator.scrape(), 3, "worker")
+
+        def nothing_left():
+            return not [s for s in aggregator.scrape().samples if ("model_name", MODEL) in s.labels]
+
+        lib.wait_for(nothing_left, "every series of the engine is gone", alive=[aggregator])
 
 
 class Dying(TestCase):
@@ -460,7 +480,7 @@ class Logging(TestCase):
                     Writer(self.bus, "scheduler") as scheduler,
                     Writer(self.bus, "frontend") as front_end,
                 ):
-                    scheduler.write(1)
+                    scheduler.write(10)
                     front_end.write(100_000)
                     self.assertEqual(aggregator.stop(number), 0)
                     (line,) = self.lines(aggregator.stderr())

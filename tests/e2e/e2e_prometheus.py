@@ -126,8 +126,10 @@ class PrometheusReadsEverything(unittest.TestCase):
             ]
             alive = [aggregator, prometheus, *simulators]
             lib.wait_for(
-                lambda: finite(prometheus.number(cls.QUANTILE)) and prometheus.number(cls.RATE) > 0,
-                "Prometheus computes a quantile of a rate",
+                lambda: finite(prometheus.number(cls.QUANTILE))
+                and prometheus.number(cls.RATE) > 0
+                and len(prometheus.query("vllm:num_requests_running")) == len(simulators) + 1,
+                "Prometheus computes a quantile of a rate, and has seen every engine",
                 alive=alive,
             )
             cls.quantile = prometheus.number(cls.QUANTILE)
@@ -153,7 +155,12 @@ class PrometheusReadsEverything(unittest.TestCase):
     def test_EverySeriesThatStandsStill_HasTheNumberThatThePythonClientReads(self):
         # These grow with time or with each scrape, so two scrapes differ.
         moving = re.compile(r"process_|up$|scrape_|rankbus_source_age_seconds")
-        ours = {series: value for series, value in self.ours.samples.items() if not moving.match(series.name)}
+        ours = {
+            # To Prometheus an empty label and no label are the same.
+            lib.Series(series.name, frozenset((name, text) for name, text in series.labels if text)): value
+            for series, value in self.ours.samples.items()
+            if not moving.match(series.name)
+        }
         theirs = {series: value for series, value in self.theirs.items() if not moving.match(series.name)}
         self.assertGreater(sum(series.name.startswith("vllm:") for series in ours), 500)
         self.assertEqual(self.shown(set(ours) - set(theirs)), [], "exposed, but not in Prometheus")

@@ -2,8 +2,9 @@
 //
 //   writer BUS MODEL ENGINE ROLE RANK TP
 //
-// It is compiled by the test with nothing but -I of the headers that a worker gets. The values that
-// one record adds stand in kAdded of the test. Commands on standard input, each answered by a line:
+// It is compiled by the test with nothing but -I of the headers that a worker gets. What one record
+// adds to which series stands in ADDED of the test. It says `open SEGMENT` once its producer is
+// open; then each command on standard input is answered by a line:
 //
 //   write N      N records of each type of its role                  -> written TOTAL
 //   stream FILE  writes until it dies; the first word of FILE, which
@@ -41,6 +42,7 @@ class Writer {
     }
     role_ = options.role;
     producer_ = rankbus::Producer::open(options);
+    std::printf("open %s\n", producer_.segment_name());
   }
 
   void record() {
@@ -100,8 +102,8 @@ class Writer {
   }
 
  private:
-  // Between a record's end and the store of its number the process may die, so the number is at most
-  // one too small.
+  // Between a record's end and the store of its number the process may die, so the number is at
+  // most one too small.
   [[noreturn]] void stream(const char* file) {
     const int fd = open(file, O_RDWR | O_CLOEXEC);
     void* memory = mmap(nullptr, sizeof(unsigned long), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);

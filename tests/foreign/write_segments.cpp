@@ -20,7 +20,7 @@ namespace {
 
 constexpr double kLatencyValues[] = {0.001, 0.01, 0.1, 1.0, 2.5};
 constexpr double kSizeValues[] = {1, 2, 3, 5, 8, 1000};
-constexpr double kWaitValues[] = {0.000001, 0.0001, 0.00025, 0.05};
+constexpr double kWaitValues[] = {0.000001, 0.00013, 0.00026, 0.05};
 constexpr rankbus::bus::Bounds kLatency = rankbus::bus::bounds_of(kLatencyValues, -12, 4);
 constexpr rankbus::bus::Bounds kSize = rankbus::bus::bounds_of(kSizeValues, 0, 12);
 constexpr rankbus::bus::Bounds kWait = rankbus::bus::bounds_of(kWaitValues, -22, -3);
@@ -114,7 +114,7 @@ Call make_call(Random& random, std::uint64_t number, const std::vector<std::uint
   if (!random.one_in(4)) r.since_start = number * 17;
   if (!random.one_in(4)) r.level = odd_double(random, random.real(1e-3, 1e3));
   if (!random.one_in(4)) {
-    const std::uint64_t bounds[] = {0, 1, 999, 1000, 1001, 100'000, 250'000, 250'001, 50'000'000};
+    const std::uint64_t bounds[] = {0, 1, 999, 1000, 1001, 130'000, 260'000, 260'001, 50'000'000};
     r.wait_ns = random.one_in(2) ? bounds[random.next() % 9]
                                  : static_cast<std::uint64_t>(random.real(100, 2e8));
   }

@@ -183,7 +183,8 @@ inline std::string what_is_wrong_with_copy(Stream& stream, Word record, const Co
 }
 
 // Question 1: any slot at any time, without asking `published` first. A whole record is that
-// record; every other outcome says what the word that was looked at first really meant.
+// record; every other outcome says what the word that was looked at first really meant, unless that
+// word was 0: it means an empty slot, also where words wrap and a record's own word is 0.
 template <class Memory>
 std::string ask_slot(Stream& stream, Memory& memory) {
   const Word written = stream.end() - stream.first();
@@ -197,6 +198,9 @@ std::string ask_slot(Stream& stream, Memory& memory) {
   SlotOutcome truth = SlotOutcome::lapped;
   if (message < 2 * lap + 1) truth = SlotOutcome::not_yet;
   if (message == 2 * lap + 1) truth = SlotOutcome::being_written;
+  const Word whole_lap = message / 2 - 1;
+  const Word whole_record = record + (whole_lap - lap) * stream.shape().capacity;
+  if (message % 2 == 0 && bus::word_when_whole(whole_record) == 0) truth = SlotOutcome::not_yet;
   if (outcome == truth) return {};
   return "record " + std::to_string(record) + " is " + to_string(outcome) + ", but was " +
          to_string(truth);

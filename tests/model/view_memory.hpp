@@ -373,7 +373,7 @@ class Machine {
 // The orderings of the protocol's operations, as data, so that they can be broken one at a time.
 // The defaults claim to be ProcessMemory's; a test compares them with what ProcessMemory does.
 struct Orders {
-  Order store_mark = Order::relaxed;
+  Order store_mark = Order::release;
   Order fence_after_mark = Order::release;
   Order store_field = Order::relaxed;
   Order store_whole = Order::release;

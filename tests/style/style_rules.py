@@ -12,8 +12,8 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CPP = (".hpp", ".cpp", ".h", ".cu", ".cuh")
 
-# Functions that may be longer than MAX_LINES, with their length. The numbers may only fall: whoever shortens
-# one lowers it here, and nobody adds one without saying why beside it.
+# Functions that may be longer than MAX_LINES, as "file:function": lines. The numbers may only fall: whoever
+# shortens one lowers it here, and nobody adds one without saying why beside it.
 MAX_LINES = 70
 LONG_FUNCTIONS = {}
 
@@ -42,7 +42,7 @@ SIDEWAYS = [
     (r"^producer/", r"^(aggregator|exporters)/", "a producer never sees its readers; move what both need into bus/"),
     (r"^producer/simulator/truth", r"^bus/", "the truth is counted without the code under test; count it again here"),
     (r"^aggregator/(?!main\.cpp)", r"^producer/simulator/", "only main.cpp starts the simulator"),
-    (r"^exporters/", r"^aggregator/(?!snapshot\.hpp)", "an exporter sees snapshots only: put the value into aggregator/snapshot.hpp"),
+    (r"^exporters/", r"^aggregator/(?!snapshot\.hpp|result\.hpp)", "an exporter sees snapshots only: put the value into aggregator/snapshot.hpp"),
     (r"^exporters/", r"^producer/", "an exporter never sees a producer: put the value into aggregator/snapshot.hpp"),
 ]
 
@@ -83,7 +83,7 @@ def find_forbidden(name, code):
 
 
 def find_sideways_includes(name, text):
-    for match in re.finditer(r'^\s*#\s*include\s*["<](?:rankbus/)?([^">]+)[">]', text, re.MULTILINE):
+    for match in re.finditer(r'^\s*#\s*include\s*["<](?:\.\./)*(?:rankbus/)?([^">]+)[">]', text, re.MULTILINE):
         for files, included, instead in SIDEWAYS:
             if re.search(files, name) and re.search(included, match.group(1)):
                 yield text.count("\n", 0, match.start()) + 1, f"includes {match.group(1)}: {instead}"
@@ -97,8 +97,8 @@ def find_long_functions(name, code):
     open_braces, head_start = [], 0
     for match in re.finditer(r"[{};]", code):
         here = match.start()
+        head, head_start = code[head_start:here], match.end()
         if match.group() == "{":
-            head = code[head_start:here]
             function = "(" in head and not re.search(r"\b(namespace|class|struct|union|enum)\b[^()]*$", head)
             outermost = all(kind == "scope" for kind, _, _ in open_braces)
             kind = "function" if function and outermost else "scope" if outermost and "=" not in head else "inner"
@@ -108,9 +108,12 @@ def find_long_functions(name, code):
             kind, line, function = open_braces.pop()
             length = code.count("\n", 0, here) + 2 - line
             allowed = LONG_FUNCTIONS.get(f"{name}:{function}", MAX_LINES)
-            if kind == "function" and length > allowed:
+            if kind != "function":
+                continue
+            if allowed > MAX_LINES and length < allowed:
+                yield line, f"{function} has only {length} lines now: lower its number in LONG_FUNCTIONS"
+            if length > allowed:
                 yield line, f"{function} has {length} lines, more than {allowed}: one screen is the limit; split it by what it decides"
-        head_start = match.end()
 
 
 def find_everywhere(text):

@@ -1,0 +1,215 @@
+// Labels: multiprocess-heavy
+//
+// Goal:   a reader that polls writers at full speed sees every record whole or counts it as lost, and
+//         its totals are exact all the while, however often it is lapped.
+// Method: forked writers fill small rings with records whose fields all follow from their number; the
+//         reader polls, sometimes late, checks every sample, and holds its totals against sums that
+//         the test makes of the numbers alone. Then the writer is killed, and the books must close.
+// Replay: RANKBUS_TEST_SEED=<printed> stress_live_reader [--gtest_filter=...];
+//         RANKBUS_TEST_SCALE=10 repeats ten times as often.
+#include "bus_fixture.hpp"
+
+namespace bus_test {
+namespace {
+
+using rankbus::Producer;
+using rankbus::Sample;
+using rankbus::SegmentReader;
+
+// Checks the samples of one stream.
+struct Books {
+  std::uint64_t next = 0;
+  std::uint64_t samples = 0;
+  std::uint64_t gaps = 0;
+  std::uint64_t torn = 0;
+
+  void take(const Sample& sample, bool whole) {
+    if (sample.number < next) ++torn;  // Twice, or out of order.
+    gaps += sample.number - next;
+    next = sample.number + 1;
+    ++samples;
+    torn += whole ? 0u : 1u;
+  }
+};
+
+bool is_tile(const Sample& sample) {
+  const llm_engine::Tile expected = tile(sample.number);
+  return sample.raw(0) == expected.number && sample.raw(1) == expected.a &&
+         sample.raw(2) == expected.b && sample.raw(3) == bits_of(expected.c) &&
+         sample.raw(4) == expected.d;
+}
+bool is_mark(const Sample& sample) {
+  const llm_engine::Mark expected = mark(sample.number);
+  return sample.raw(0) == expected.number && sample.raw(1) == expected.a &&
+         sample.raw(2) == expected.b;
+}
+
+int write_tiles_and_marks(const std::string& bus, std::uint64_t segment_bytes, const Line& line) {
+  rankbus::OpenOptions options = options_for(bus, rankbus::Role::other);
+  options.records[0] = rankbus::record_type<llm_engine::Tile>();
+  options.records[1] = rankbus::record_type<llm_engine::Mark>();
+  options.segment_bytes = segment_bytes;
+  Producer producer = Producer::open(options);
+  line.say(producer.segment_name());
+  (void)line.hear();
+  for (std::uint64_t n = 0;; ++n) {
+    producer.record(tile(n));
+    producer.record(mark(n));
+  }
+}
+
+struct Sums {
+  std::uint64_t verified = 0;
+  std::uint64_t lost = 0;
+  std::uint64_t read = 0;
+};
+
+// One writer's life under a reader. The sums grow.
+void follow_one_life(Dice& dice, Sums& sums) {
+  const Folder folder;
+  const std::uint64_t sizes[] = {1, 32 << 10, 256 << 10};
+  const std::uint64_t segment_bytes = sizes[dice.below(3)];
+  Child writer([&](const Line& line) { return write_tiles_and_marks(folder.bus(), segment_bytes, line); });
+  const std::string name = writer.hear();
+  const auto reader = open_segment(folder.bus(), name);
+  ASSERT_TRUE(reader);
+  const PublishedWords published(folder.bus(), name);
+  writer.say("go");
+  Books tiles, marks;
+  const rankbus::SampleSink sink = [&](const Sample& sample) {
+    if (sample.stream.name == "tile") {
+      tiles.take(sample, is_tile(sample));
+    } else {
+      marks.take(sample, is_mark(sample));
+    }
+  };
+  StreamModel<llm_engine::Tile> model;
+  const auto check = [&] {
+    const rankbus::StreamState& stream = *find_stream(*reader, "tile");
+    while (model.slots < stream.position) model.add(tile(model.slots), 0);
+    ASSERT_EQ(reader->error(), "");
+    ASSERT_TRUE(equals_model(stream, model));
+    ASSERT_EQ(tiles.torn + marks.torn, 0u);
+  };
+  const std::uint64_t end = 2'000 + dice.below(60'000);
+  while (published.of_stream(0) < end) {
+    reader->poll(false, sink);
+    ASSERT_NO_FATAL_FAILURE(check());
+    // A reader that is late is lapped.
+    const std::uint64_t late = reader->streams()[0].position + dice.below(dice.one_in(2) ? 1 : 5000);
+    ASSERT_TRUE(wait_until([&] { return published.of_stream(0) >= late; }));
+  }
+  ASSERT_EQ(writer.kill9(), -SIGKILL);
+  ASSERT_TRUE(read_to_end(*reader, sink));
+  ASSERT_NO_FATAL_FAILURE(check());
+  std::uint32_t index = 0;
+  for (const auto& [type, books] : {std::pair<const char*, Books*>{"tile", &tiles}, {"mark", &marks}}) {
+    const rankbus::StreamState& stream = *find_stream(*reader, type);
+    EXPECT_EQ(stream.position, published.of_stream(index++)) << type;
+    EXPECT_EQ(stream.first_position, 0u) << type;
+    EXPECT_EQ(books->samples + stream.lost_lapped, stream.published) << type;
+    // What was lost at the very end left no later sample that would show the gap.
+    EXPECT_LE(books->gaps, stream.lost_lapped) << type;
+    EXPECT_EQ(books->gaps + (stream.position - books->next), stream.lost_lapped) << type;
+    EXPECT_EQ(stream.mismatches, 0u) << type;
+    sums.verified += stream.verified;
+    sums.lost += stream.lost_lapped;
+    sums.read += books->samples;
+  }
+}
+
+TEST(LiveReader, LappedByAWriterAtFullSpeed_TotalsStayExactAndLossesAreCounted) {
+  Dice dice(test_seed());
+  Sums sums;
+  for (std::uint64_t life = 0; life < scaled(60) && !testing::Test::HasFailure(); ++life) {
+    follow_one_life(dice, sums);
+  }
+  EXPECT_GT(sums.verified, 0u);
+  EXPECT_GT(sums.lost, 0u) << "no reader was ever lapped: the test proves too little";
+  EXPECT_GT(sums.read, 0u);
+  std::printf("%llu samples read, %llu lost, %llu checkpoints verified\n",
+              static_cast<unsigned long long>(sums.read), static_cast<unsigned long long>(sums.lost),
+              static_cast<unsigned long long>(sums.verified));
+}
+
+// Readers that come in the middle find a checkpoint however fast the writer is.
+TEST(LiveReader, AttachesAtFullSpeed_TotalsAreExactFromTheFirstPoll) {
+  const Folder folder;
+  Child writer([&](const Line& line) { return write_tiles_and_marks(folder.bus(), 64 << 10, line); });
+  const std::string name = writer.hear();
+  writer.say("go");
+  const PublishedWords published(folder.bus(), name);
+  StreamModel<llm_engine::Tile> model;
+  for (std::uint64_t attach = 0; attach < scaled(300); ++attach) {
+    const auto reader = open_segment(folder.bus(), name);
+    ASSERT_TRUE(reader);
+    const rankbus::StreamState& stream = *find_stream(*reader, "tile");
+    const std::uint64_t began = stream.position;
+    EXPECT_TRUE(began > 0 || published.of_stream(0) < 2 * stream.schema.capacity);
+    std::uint64_t samples = 0;
+    reader->poll(false, [&](const Sample& sample) {
+      samples += sample.stream.name == "tile" ? 1u : 0u;
+      EXPECT_TRUE(sample.stream.name == "tile" ? is_tile(sample) : is_mark(sample));
+    });
+    ASSERT_EQ(reader->error(), "");
+    EXPECT_EQ(stream.first_position, began);
+    EXPECT_EQ(samples + stream.lost_lapped, stream.position - began);
+    while (model.slots < stream.position) model.add(tile(model.slots), 0);
+    ASSERT_TRUE(equals_model(stream, model));
+  }
+}
+
+// One reader of the whole bus, four writers at full speed.
+TEST(LiveReader, FourWritersUnderOneBusReader_BooksCloseForEach) {
+  const Folder folder;
+  std::vector<std::unique_ptr<Child>> writers;
+  std::vector<PublishedWords> published;
+  std::vector<std::string> names;
+  for (std::uint32_t rank = 0; rank < 4; ++rank) {
+    writers.push_back(std::make_unique<Child>([&](const Line& line) {
+      rankbus::OpenOptions options = options_for(folder.bus(), rankbus::Role::other);
+      options.rank = rank;
+      options.records[0] = rankbus::record_type<llm_engine::Tile>();
+      options.segment_bytes = 32 << 10;
+      Producer producer = Producer::open(options);
+      line.say(producer.segment_name());
+      (void)line.hear();
+      for (std::uint64_t n = 0; n < 200'000; ++n) producer.record(tile(n));
+      (void)line.hear();
+      return 0;
+    }));
+    names.push_back(writers.back()->hear());
+    published.emplace_back(folder.bus(), names.back());
+  }
+  const auto bus = open_bus(folder.bus(), false);
+  ASSERT_TRUE(bus);
+  std::map<std::string, Books> books;
+  const auto on_sample = [&](const rankbus::LiveSegment& segment, const Sample& sample) {
+    books[segment.reader->name()].take(sample, is_tile(sample));
+  };
+  bus->pass(now_s(), true, on_sample);
+  ASSERT_EQ(bus->live().size(), 4u);
+  for (const auto& writer : writers) writer->say("go");
+  ASSERT_TRUE(wait_until([&] {
+    bus->pass(now_s(), false, on_sample);
+    return std::all_of(published.begin(), published.end(),
+                       [](const PublishedWords& words) { return words.of_stream(0) >= 200'000; });
+  }));
+  while (bus->pass(now_s(), false, on_sample)) {
+  }
+  StreamModel<llm_engine::Tile> model;
+  for (std::uint64_t n = 0; n < 200'000; ++n) model.add(tile(n), 0);
+  for (const std::string& name : names) {
+    ASSERT_EQ(bus->live().count(name), 1u);
+    const rankbus::LiveSegment& segment = bus->live().at(name);
+    const rankbus::StreamState& stream = segment.reader->streams()[0];
+    EXPECT_EQ(segment.quarantine, "");
+    EXPECT_TRUE(equals_model(stream, model));
+    EXPECT_EQ(books[name].torn, 0u);
+    EXPECT_EQ(books[name].samples + stream.lost_lapped, 200'000u);
+    EXPECT_EQ(stream.mismatches, 0u);
+  }
+}
+
+}  // namespace
+}  // namespace bus_test

@@ -66,9 +66,9 @@ std::string little_room(int directory, const std::string& path) {
   if (budget >= kComfortable) return {};
   return path + ": all segments together may take " + mebibytes(budget) + ", less than the " +
          mebibytes(kComfortable) +
-         " of a node with eight workers. When it is used up, processes get shorter rings (samples "
-         "may be lost, totals stay exact), then none. Enlarge the file system (of a container: "
-         "--shm-size) or set RANKBUS_BUDGET";
+         " of a node with eight workers. The more of it is used, the shorter are the rings of new "
+         "processes: samples may be lost, totals stay exact. Enlarge the file system (of a "
+         "container: --shm-size) or set RANKBUS_BUDGET";
 }
 
 }  // namespace

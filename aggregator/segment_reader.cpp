@@ -189,9 +189,9 @@ bool SegmentReader::restart_from_checkpoint(StreamState& stream, std::uint64_t p
 
 // The record count of the first checkpoint that lies ahead, up to `published`; all ones if none
 // does. Only a hint of where to compare: the body is copied and checked when the reader gets there.
-std::uint64_t SegmentReader::next_checkpoint(const StreamState& stream,
-                                             std::uint64_t published) const {
-  std::uint64_t next = ~std::uint64_t{0};
+std::optional<std::uint64_t> SegmentReader::next_checkpoint(const StreamState& stream,
+                                                            std::uint64_t published) const {
+  std::optional<std::uint64_t> next;
   const bus::ProcessMemory memory;
   for (int i = 0; i < 2 && !stream.totals.empty(); ++i) {
     const Word* checkpoint =
@@ -201,7 +201,7 @@ std::uint64_t SegmentReader::next_checkpoint(const StreamState& stream,
     if (!bus::read_checkpoint(memory, checkpoint, &records, 1)) continue;
     const bool ahead = records >= stream.position && records <= published;
     if (ahead && stream.checkpoint_seen[static_cast<std::size_t>(i)] != records)
-      next = std::min(next, records);
+      next = std::min(next.value_or(records), records);
   }
   return next;
 }
@@ -228,10 +228,10 @@ bool SegmentReader::follow(StreamState& stream, std::uint64_t published, bool wr
   std::vector<Word> copy(schema.plan.payload_words);
   // Two capacities bound the work of one poll, whatever the writer does meanwhile.
   std::uint64_t budget = 2ull * schema.capacity;
-  std::uint64_t compare_at = next_checkpoint(stream, published);
+  std::optional<std::uint64_t> compare_at = next_checkpoint(stream, published);
   while (error_.empty()) {
-    if (stream.position == compare_at) {
-      verify_at(stream, compare_at);
+    if (compare_at == stream.position) {
+      verify_at(stream, stream.position);
       compare_at = next_checkpoint(stream, published);
       if (!error_.empty()) return true;
     }

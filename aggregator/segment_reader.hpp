@@ -1,16 +1,17 @@
 // aggregator/segment_reader.hpp: one producer's segment, followed from attach to death.
 //
 // The reader keeps its own copy of every stream's totals. It starts from the newest checkpoint
-// (of a dead writer from the older, so that the newer proves something), folds every slot after it by
-// the producer's own fold, and at each checkpoint that it reaches compares: both must hold the same
-// words. Lapped, it starts again from the newest checkpoint and counts the samples that it missed;
-// totals never bend.
+// (of a dead writer from the older, so that the newer proves something), folds every slot after it
+// by the producer's own fold, and at each checkpoint that it reaches compares: both must hold the
+// same words. Lapped, it starts again from the newest checkpoint and counts the samples that it
+// missed; totals never bend.
 #pragma once
 
 #include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <rankbus/aggregator/result.hpp>
 #include <rankbus/aggregator/schema_reader.hpp>
 #include <rankbus/bus/slot.hpp>
@@ -92,7 +93,8 @@ class SegmentReader {
   bool restart_from_checkpoint(StreamState& stream, std::uint64_t published);
   void verify_at(StreamState& stream, std::uint64_t records);
   bool copy_checkpoint(const StreamState& stream, int which, std::vector<bus::Word>& body) const;
-  std::uint64_t next_checkpoint(const StreamState& stream, std::uint64_t published) const;
+  std::optional<std::uint64_t> next_checkpoint(const StreamState& stream,
+                                               std::uint64_t published) const;
 
   std::string name_;
   int fd_ = -1;

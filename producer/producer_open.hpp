@@ -19,6 +19,7 @@ inline void copy_text(char* out, std::size_t size, const char* text) noexcept {
     while (length > 0 && (static_cast<unsigned char>(text[length]) & 0xc0) == 0x80) --length;
   }
   std::memset(out, 0, size);
+  // NOLINTNEXTLINE(bugprone-not-null-terminated-result): zeros follow, and there is room for one.
   if (length > 0) std::memcpy(out, text, length);
 }
 
@@ -177,8 +178,14 @@ inline void fill_clock(bus::SegmentHeader& header, const OpenOptions& options) n
 
 inline bool Producer::choose_types(const OpenOptions& options, bus::SegmentPlan& plan) noexcept {
   const auto add = [&](const bus::RecordType* type) {
-    plan.types[plan.stream_count++] = type;
-    return bus::plan_stream(plan, plan.stream_count - 1, arena_, reason_);
+    const std::uint32_t stream = plan.stream_count++;
+    plan.types[stream] = type;
+    if (!bus::plan_stream(plan, stream, arena_, reason_)) return false;
+    const std::uint32_t words = plan.streams[stream]->body_words;
+    streams_[stream].body = words > 0 ? arena_.take_array<bus::Word>(words) : nullptr;
+    if (words == 0 || streams_[stream].body != nullptr) return true;
+    reason_.set("record type %s: no room for totals of %u words", type->name, words);
+    return false;
   };
   bool ok = true;
   if (options.role == Role::scheduler) ok = add(record_type<SchedulerStep>());
@@ -233,7 +240,6 @@ inline void Producer::attach_streams(const bus::SegmentPlan& plan) noexcept {
     stream.plan = plan.streams[s];
     stream.older = 1;  // The first of the two was written when the segment was made.
     if (stream.plan->body_words == 0) continue;
-    stream.body = arena_.take_array<bus::Word>(stream.plan->body_words);
     bus::clear_totals(*stream.plan, stream.body);
     const std::uint64_t stride =
         bus::align_up((1 + stream.plan->body_words) * sizeof(bus::Word), bus::kLineBytes);

@@ -112,19 +112,22 @@ template <class T>
 constexpr bool has_arrays() {
   return ScalarEncoder<T>::kLayout.part_offset != bus::kNoOffset;
 }
-template <class T>
-constexpr bool has_labels() {
+template <class T, class Holds>
+constexpr bool any_field(Holds holds) {
+  // NOLINTNEXTLINE(readability-use-anyofallof): constexpr in C++20 only.
   for (const bus::FieldSpec& field : T::RankbusRecord::kFields) {
-    if (field.kind == bus::Kind::label) return true;
+    if (holds(field)) return true;
   }
   return false;
 }
 template <class T>
+constexpr bool has_labels() {
+  return any_field<T>([](const bus::FieldSpec& field) { return field.kind == bus::Kind::label; });
+}
+template <class T>
 constexpr bool has_totals() {
-  for (const bus::FieldSpec& field : T::RankbusRecord::kFields) {
-    if (bus::totals_row_words(field.kind, 0) > 0) return true;
-  }
-  return false;
+  return any_field<T>(
+      [](const bus::FieldSpec& field) { return bus::totals_row_words(field.kind, 0) > 0; });
 }
 
 template <class T>

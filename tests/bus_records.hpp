@@ -60,8 +60,16 @@ inline constexpr rankbus::bus::Bounds kTiny = rankbus::bus::bounds_of(kTinyValue
   FIELD(std::uint64_t, number, stamp(), "The record's own number, from 1")      \
   FIELD(std::uint64_t, a, id(), "First")                                        \
   FIELD(std::uint64_t, b, id(), "Second")
+
+// Totals that follow from the number of records by a formula.
+#define LLM_ENGINE_TALLY_ROWS(FIELD, OPTIONAL, ARRAY)                           \
+  FIELD(std::uint64_t, number, stamp(), "The record's own number, from 1")      \
+  FIELD(std::uint64_t, one, counter("tally_records_total"), "One")              \
+  FIELD(std::uint64_t, index, counter("tally_indices_total"), "Numbers from 0") \
+  FIELD(std::uint64_t, low, distribution("tally_low", ::llm_engine::kWatts), "The number modulo 4")
 // clang-format on
 
+RANKBUS_RECORD(Tally, "tally", 1, "A record whose totals are known", LLM_ENGINE_TALLY_ROWS)
 RANKBUS_RECORD(Swap, "swap", 2, "A record that uses everything", LLM_ENGINE_SWAP_ROWS)
 RANKBUS_RECORD(Tile, "tile", 1, "A record that shows tears", LLM_ENGINE_TILE_ROWS)
 RANKBUS_RECORD(Mark, "mark", 1, "A sample that shows tears", LLM_ENGINE_MARK_ROWS)
@@ -109,6 +117,15 @@ inline llm_engine::Mark mark(std::uint64_t number) {
   record.number = number + 1;
   record.a = mixed(number);
   record.b = ~mixed(number);
+  return record;
+}
+
+inline llm_engine::Tally tally(std::uint64_t number) {
+  llm_engine::Tally record;
+  record.number = number + 1;
+  record.one = 1;
+  record.index = number;
+  record.low = number % 4;
   return record;
 }
 

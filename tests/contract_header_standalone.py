@@ -98,6 +98,13 @@ class Standalone(unittest.TestCase):
             self.skipTest("no clang++")
         self.check_run(self.build(0, "g++", ["-std=c++20", "-O2"], ["-std=c++17", "-O1"], "clang++"))
 
+    def test_Header_PullsInNoMoreThanAWorkerCanAfford(self):
+        """A line is no second, but it does not depend on who else uses the machine."""
+        lines = subprocess.run(
+            ["g++", "-std=c++17", "-E", "-P", f"-I{foreign.INCLUDE}", "-include", "rankbus/producer.hpp", "-x", "c++", "/dev/null"],
+            check=True, capture_output=True, text=True).stdout.count("\n")  # fmt: skip
+        self.assertLess(lines, 10_000, "which new include is it? g++ -H tells")
+
     def test_Mistakes_AreRefusedByTheCompiler(self):
         mistakes = {
             "the first field of a record is its stamp": "FIELD(std::uint64_t, size, id(), \"\")",

@@ -148,7 +148,7 @@ TEST(Model, Slot_RecordsFarApart_AreToldApartWithinHalfTheirWords) {
     machine.start_reading();
     return bus::read_slot(memory, machine.at(0), asked, 1, nullptr, 0, false);
   };
-  for (const Word record : {Word{7}, kWordIsZero + 1 - kHalf, kWordIsZero + 7, Word{0} - 7}) {
+  for (const Word record : {Word{7}, kWordIsZero + 7 - kHalf, kWordIsZero + 7, Word{0} - 7}) {
     for (const Word distance : {Word{1}, kHalf - 1}) {
       EXPECT_EQ(outcome_when_slot_holds(record + distance, record), SlotOutcome::lapped);
       EXPECT_EQ(outcome_when_slot_holds(record, record + distance), SlotOutcome::not_yet);

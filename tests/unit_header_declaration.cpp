@@ -12,7 +12,6 @@ namespace rankbus {
 namespace {
 
 using bus::FieldSpec;
-using bus::Kind;
 using bus::Type;
 using Build = bus::SpecBuilders;
 

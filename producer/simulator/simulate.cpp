@@ -205,6 +205,8 @@ std::function<int()> add_simulate_command(CLI::App& app) {
   command->option_defaults()->always_capture_default();
   add_run_options(*command, *options);
   add_engine_options(*command, *options);
+  // The options live as long as whoever parses into them, even if the result is dropped.
+  command->parse_complete_callback([options] {});
   return [options] {
     prefer_flag_to_environment(options->trace, options->workload);
     return run_simulate(*options);

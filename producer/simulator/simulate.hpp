@@ -52,7 +52,7 @@ struct SimulateOptions {
 int run_simulate(const SimulateOptions& options);
 
 // Adds the subcommand `simulate`. Call the result after parsing, if the subcommand was chosen; it
-// runs with the parsed options and returns the exit status. It must not outlive `app`'s parsing.
+// runs with the parsed options and returns the exit status.
 std::function<int()> add_simulate_command(CLI::App& app);
 
 }  // namespace rankbus::simulator

@@ -191,7 +191,7 @@ constexpr std::size_t capacity() {
 class ReaderProcess {
  public:
   template <class Read>
-  explicit ReaderProcess(Read&& read) {
+  explicit ReaderProcess(const Read& read) {
     void* page = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (page == MAP_FAILED) std::abort();
     shared_ = new (page) Shared;

@@ -147,7 +147,7 @@ bool BusReader::pass(double now_s, bool fresh, const OnSample& on_sample) {
     LiveSegment& segment = at->second;
     const bool alive = read_live(segment, now_s, look, on_sample);
     any = any || segment.active_s == now_s;
-    identities_[segment.who].last_alive_s = now_s;
+    if (!segment.writer_is_gone) identities_[segment.who].last_alive_s = now_s;
     if (alive) {
       ++at;
       continue;
@@ -177,7 +177,13 @@ bool BusReader::names_changed() {
 // Returns false once the segment is dead and read to its end.
 bool BusReader::read_live(LiveSegment& segment, double now_s, bool ask_liveness,
                           const OnSample& on_sample) {
-  if (!segment.quarantine.empty()) return true;
+  if (!segment.quarantine.empty()) {
+    if (ask_liveness && !segment.writer_is_gone && !segment.reader->writer_is_alive()) {
+      segment.writer_is_gone = true;
+      note_end(segment);
+    }
+    return true;
+  }
   bool dead = false;
   if (ask_liveness) {
     segment.liveness_asked_s = now_s;
@@ -295,13 +301,18 @@ Identity BusReader::identify(const bus::SegmentHeader& header) {
   return who;
 }
 
+void BusReader::note_end(const LiveSegment& segment) {
+  IdentityState& state = identities_[segment.who];
+  state.last_stamp = newest_stamp(*segment.reader);
+  state.last_source = static_cast<bus::ClockSource>(segment.reader->header().clock_source);
+  state.last_active_s = segment.active_s;
+}
+
 void BusReader::retire(const LiveSegment& segment, double now_s) {
   IdentityState& state = identities_[segment.who];
   state.last_alive_s = now_s;
   ++state.retired.incarnations;
-  state.last_stamp = newest_stamp(*segment.reader);
-  state.last_source = static_cast<bus::ClockSource>(segment.reader->header().clock_source);
-  state.last_active_s = segment.active_s;
+  note_end(segment);
   ++retired_segments_;
   ++changes_;
   for (auto& [key, value] : extract_values(*segment.reader)) {

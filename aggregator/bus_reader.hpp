@@ -54,6 +54,7 @@ struct LiveSegment {
   double active_s = 0;          // When the newest record was noticed.
   double liveness_asked_s = 0;  // When the lock was looked at last.
   std::string quarantine;  // Reason, once it contradicted itself: read no more, kept for people.
+  bool writer_is_gone = false;  // Of a quarantined one; any other is retired then.
 };
 
 // What is known of an identity whether it lives or not.
@@ -106,6 +107,7 @@ class BusReader {
   void check_twin(const SegmentReader& reader, const SegmentReader& earlier);
   Identity identify(const bus::SegmentHeader& header);
   bool read_live(LiveSegment& segment, double now_s, bool ask_liveness, const OnSample& on_sample);
+  void note_end(const LiveSegment& segment);
   void retire(const LiveSegment& segment, double now_s);
   void remove(const std::string& name);
   bool names_changed();

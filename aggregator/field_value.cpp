@@ -65,6 +65,7 @@ class Extractor {
       set_label(labels, label.metric, label_text(reader_, label, key >> (16 * position) & 0xffff));
       add(field, plan, labels, row);
     }
+    if (plan.kind == Kind::gauge) return;  // Nobody has set it yet, so there is no value to show.
     for (const std::string& text : label.domain) {
       Labels labels = base_labels(field);
       set_label(labels, label.metric, text);

@@ -87,6 +87,8 @@ ValuesByIdentity collect_values(const BusReader& bus) {
   for (const auto& [name, segment] : bus.live()) {
     FieldValues& values = all[segment.who];
     for (auto& [key, value] : extract_values(*segment.reader)) {
+      // What is read no more has counts that were true, and a state that may no longer be.
+      if (value.kind == Kind::gauge && !segment.quarantine.empty()) continue;
       const auto [at, fresh] = values.emplace(key, value);
       // Buckets that changed over a restart: the family starts again with the living incarnation.
       if (!fresh && !add_value(at->second, value)) at->second = value;

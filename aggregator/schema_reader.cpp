@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstring>
 #include <rankbus/aggregator/schema_reader.hpp>
+#include <rankbus/bus/declaration.hpp>
 #include <stdexcept>
 #include <utility>
 
@@ -24,30 +25,10 @@ void require(bool condition, const std::string& message) {
 }
 
 bool is_name(const std::string& text) {
-  return !text.empty() && text.size() <= bus::kMaxNameBytes &&
-         std::all_of(text.begin(), text.end(),
-                     [](unsigned char c) {
-                       return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-                              (c >= '0' && c <= '9') || c == '_' || c == ':';
-                     }) &&
-         !(text[0] >= '0' && text[0] <= '9');
+  return bus::is_name(text.data(), text.size());
 }
-
 bool is_utf8(const std::string& text) {
-  for (std::size_t i = 0; i < text.size();) {
-    const auto lead = static_cast<unsigned char>(text[i]);
-    const std::size_t length = lead < 0x80       ? 1
-                               : lead >> 5 == 6  ? 2
-                               : lead >> 4 == 14 ? 3
-                               : lead >> 3 == 30 ? 4
-                                                 : 0;
-    if (length == 0 || i + length > text.size()) return false;
-    for (std::size_t k = 1; k < length; ++k) {
-      if ((static_cast<unsigned char>(text[i + k]) & 0xc0) != 0x80) return false;
-    }
-    i += length;
-  }
-  return true;
+  return bus::is_utf8(text.data(), text.size());
 }
 
 class SchemaParser {

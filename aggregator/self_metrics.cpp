@@ -68,7 +68,7 @@ void add_engines(const BusReader& bus, double now_s, const ReduceOptions& option
     ranks.who = segment.who;
     ranks.expected =
         std::max<std::uint64_t>(ranks.expected, segment.reader->header().local_world_size);
-    ++ranks.reporting[segment.who.rank];
+    if (segment.quarantine.empty()) ++ranks.reporting[segment.who.rank];
   }
   std::set<EngineKey> retained;
   for (const auto& [who, state] : bus.identities()) {
@@ -215,7 +215,7 @@ void add_self_metrics(const BusReader& bus, const TickClock& clock, double now_s
     }
   }
   for (const auto& [name, segment] : bus.live()) {
-    living[segment.who] = &segment;
+    if (!segment.writer_is_gone) living[segment.who] = &segment;
     const bus::SegmentHeader& header = segment.reader->header();
     std::optional<double>
         newest_s;  // A virtual stamp says nothing of age; then, when it was noticed.
@@ -228,15 +228,16 @@ void add_self_metrics(const BusReader& bus, const TickClock& clock, double now_s
                           clock.seconds(stream.totals[bus::kBodyLastStamp],
                                         static_cast<bus::ClockSource>(header.clock_source)));
     }
-    out.gauge("rankbus_rank_info", "1; axes, place and process of a producer", info_labels(segment),
-              segment.who, std::uint64_t{1});
-    add_age(segment.who, newest_s.value_or(segment.active_s), now_s, out);
     if (!segment.quarantine.empty()) {
       out.gauge("rankbus_quarantined",
                 "1 for a segment that contradicts itself and is read no more",
                 joined(rank_labels(segment.who), {{"reason", "inconsistent"}}), segment.who,
                 std::uint64_t{1});
     }
+    if (segment.writer_is_gone) continue;
+    out.gauge("rankbus_rank_info", "1; axes, place and process of a producer", info_labels(segment),
+              segment.who, std::uint64_t{1});
+    add_age(segment.who, newest_s.value_or(segment.active_s), now_s, out);
   }
   for (const auto& [who, segment] : living) {
     add_rank_state(segment, who, now_s, out);

@@ -43,18 +43,20 @@ inline constexpr std::size_t kPathBytes = 512;
 // The directory that was asked for, else RANKBUS_BUS, else the service's directory where a service
 // made it, else one of this user's in /dev/shm.
 inline void resolve_bus_path(const char* asked, char (&path)[kPathBytes]) noexcept {
-  if (asked != nullptr && asked[0] != '\0') {
-    snprintf(path, sizeof path, "%s", asked);
-    return;
-  }
   const char* environment = getenv("RANKBUS_BUS");
   struct stat status {};
-  if (environment != nullptr && environment[0] != '\0') {
+  if (asked != nullptr && asked[0] != '\0') {
+    snprintf(path, sizeof path, "%s", asked);
+  } else if (environment != nullptr && environment[0] != '\0') {
     snprintf(path, sizeof path, "%s", environment);
   } else if (stat(kServiceDirectory, &status) == 0 && S_ISDIR(status.st_mode)) {
     snprintf(path, sizeof path, "%s", kServiceDirectory);
   } else {
     snprintf(path, sizeof path, "/dev/shm/rankbus-%u", static_cast<unsigned>(geteuid()));
+  }
+  // A slash at the end would make the kernel follow a link in the place of the directory.
+  for (std::size_t end = std::strlen(path); end > 1 && path[end - 1] == '/'; --end) {
+    path[end - 1] = '\0';
   }
 }
 
@@ -123,7 +125,13 @@ inline const char* directory_advice(int error, bool is_link) noexcept {
 // Opens the directory, after making its last component if `create` and nobody did. Returns -1 with
 // a reason when it cannot be used.
 inline int open_bus_directory(const char* path, bool create, Reason& why) noexcept {
-  if (create && mkdir(path, 0700) != 0 && errno != EEXIST) {
+  if (std::strlen(path) >= kPathBytes - 1) {
+    why.set("%s...: too long for a bus directory, expected at most %zu bytes", path,
+            kPathBytes - 2);
+    return -1;
+  }
+  const bool made = create && mkdir(path, 0700) == 0;
+  if (create && !made && errno != EEXIST) {
     const int error = errno;
     if (access(path, F_OK) != 0) {
       why.set("%s: cannot be made: %s. %shoose another with RANKBUS_BUS", path, strerror(error),
@@ -141,6 +149,7 @@ inline int open_bus_directory(const char* path, bool create, Reason& why) noexce
   }
   if (!judge_bus_directory(fd, path, why)) {
     close(fd);
+    if (made) rmdir(path);
     return -1;
   }
   return fd;

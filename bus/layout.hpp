@@ -73,7 +73,7 @@
 //        0     8  id            creator   the same for all members, and for nobody else in the run
 //        8     4  kind          creator   GroupKind
 //       12     4  size          creator   members
-//       16     4  local_members creator   members on this node
+//       16     4  local_members creator   members on this node, 0 if unknown
 //       20     4  group_spare   creator   zero
 //   END
 //

@@ -135,7 +135,9 @@ inline void fill_groups(bus::SegmentHeader& header) noexcept {
     group.id = id;
     group.kind = static_cast<std::uint32_t>(group_kind(axis.name));
     group.size = axis.size;
-    group.local_members = axis.size;
+    // Only an engine that lies on one node knows that all members of its groups are here.
+    const bool one_node = header.local_world_size == header.world_size && !spans_engines;
+    group.local_members = one_node ? axis.size : 0;
   }
 }
 

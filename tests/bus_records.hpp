@@ -130,7 +130,7 @@ inline llm_engine::Tally tally(std::uint64_t number) {
 }
 
 enum class Temper {
-  tame,     // Amounts as real servers have them; doubles are multiples of 1/1024, so sums are exact.
+  tame,  // Amounts as real servers have them; doubles are multiples of 1/1024, so sums are exact.
   hostile,  // Anything that the type can hold, and bounds with their neighbours.
 };
 

@@ -61,9 +61,9 @@ struct Profile {
   unsigned types = kAllTypes;
   std::uint64_t segment_bytes = 0;
   rankbus::ClockDomain clock = rankbus::ClockDomain::real;
-  bool forks = false;            // A forked child lives on.
-  std::uint64_t calls = 0;       // The kill comes some time after that many rounds of calls.
-  std::uint64_t more_ns = 0;     // ... and so much later.
+  bool forks = false;         // A forked child lives on.
+  std::uint64_t calls = 0;    // The kill comes some time after that many rounds of calls.
+  std::uint64_t more_ns = 0;  // ... and so much later.
 };
 
 Profile random_profile(Dice& dice) {
@@ -84,9 +84,8 @@ rankbus::OpenOptions options_of(const std::string& bus, const Profile& profile) 
   options.segment_bytes = profile.segment_bytes;
   options.clock = profile.clock;
   int next = 0;
-  streams().for_each(profile.types, [&](const auto& stream) {
-    options.records[next++] = type_of_stream(stream);
-  });
+  streams().for_each(profile.types,
+                     [&](const auto& stream) { options.records[next++] = type_of_stream(stream); });
   return options;
 }
 
@@ -144,7 +143,8 @@ TEST(ProducerKilled, AtRandomInstantsAtFullSpeed_TotalsEqualTheOracleBitForBit) 
     const Profile profile = random_profile(dice);
     SCOPED_TRACE("kill " + std::to_string(kill));
     const Counter calls;
-    Child writer([&](const Line& line) { return write_forever(folder.bus(), profile, line, calls); });
+    Child writer(
+        [&](const Line& line) { return write_forever(folder.bus(), profile, line, calls); });
     const std::string name = writer.hear();
     ASSERT_TRUE(rankbus::bus::is_segment_name(name.c_str())) << name;
     ASSERT_TRUE(wait_until([&] { return *calls >= profile.calls; }));

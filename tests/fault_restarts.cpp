@@ -3,7 +3,8 @@
 // Goal:   ranks that start before, after and without an aggregator, die at any moment and come back
 //         under the same identity: no count is lost or doubled, segments of the dead are reclaimed,
 //         and a thousand restarts without an aggregator stay within the budget.
-// Method: fork ranks that write known sequences, kill and restart them at seeded moments while a bus
+// Method: fork ranks that write known sequences, kill and restart them at seeded moments while a
+// bus
 //         reader is absent, present or between two passes. What each incarnation published is read
 //         from a mapping of its segment that the test keeps itself; a model adds the incarnations.
 // Replay: RANKBUS_TEST_SEED=<printed> fault_restarts [--gtest_filter=...]
@@ -43,7 +44,6 @@ rankbus::OpenOptions rank_options(const std::string& bus, std::uint32_t rank,
 // One life of a rank: writes `calls` records of each type, at full speed, and waits to be killed.
 class Incarnation {
  public:
-
   Incarnation(const std::string& bus, std::uint32_t rank, std::uint64_t segment_bytes,
               std::uint64_t calls)
       : child_([&](const Line& line) {
@@ -269,12 +269,13 @@ TEST_F(Restarts, SecondOwner_IsRefusedWithAReason) {
   start(0, dice);
   const auto owner = open_bus(folder_.bus(), false);
   ASSERT_TRUE(owner);
-  EXPECT_EQ(in_child([&] {
-              auto second = rankbus::BusReader::open({folder_.bus(), false}, {});
-              if (second) return 1;
-              return second.error().find("another aggregator owns this bus") == std::string::npos ? 2 : 0;
-            }),
-            0);
+  EXPECT_EQ(
+      in_child([&] {
+        auto second = rankbus::BusReader::open({folder_.bus(), false}, {});
+        if (second) return 1;
+        return second.error().find("another aggregator owns this bus") == std::string::npos ? 2 : 0;
+      }),
+      0);
   EXPECT_TRUE(open_bus(folder_.bus(), true));
 }
 
@@ -305,7 +306,8 @@ class Budget : public testing::Test {
   std::uint64_t used() const { return rankbus::bus::used_bytes(Directory(folder_.bus()).fd()); }
   bool is_smallest(const std::string& name) const {
     const auto reader = open_segment(folder_.bus(), name);
-    return reader && std::all_of(reader->streams().begin(), reader->streams().end(), [](const auto& s) {
+    return reader &&
+           std::all_of(reader->streams().begin(), reader->streams().end(), [](const auto& s) {
              return s.schema.capacity == rankbus::bus::kMinCapacity;
            });
   }

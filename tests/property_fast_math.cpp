@@ -1,10 +1,12 @@
 // Labels: release-only
 //
-// Goal:   a worker compiled with -ffast-math, or whatever else its build uses, writes the totals that
+// Goal:   a worker compiled with -ffast-math, or whatever else its build uses, writes the totals
+// that
 //         a reader compiled without it replays, bit for bit; NaN and infinity are still recognised.
 // Method: compile a worker that includes nothing but the producer, with several compilers and
 //         options, and let it write the hostile sequences of property_totals.
-// Replay: RANKBUS_TEST_SEED=<printed> property_fast_math, with RANKBUS_INCLUDE and RANKBUS_SOURCE as
+// Replay: RANKBUS_TEST_SEED=<printed> property_fast_math, with RANKBUS_INCLUDE and RANKBUS_SOURCE
+// as
 //         ctest sets them.
 #include "bus_fixture.hpp"
 
@@ -81,17 +83,15 @@ TEST_P(Worker, CompiledWithTheseOptions_WritesTotalsThatAReaderReplaysBitForBit)
   const Folder folder;
   std::ofstream(folder / "worker.cpp") << kWorker;
   int status = 0;
-  const std::string compiled =
-      output_of(command + " -I" + include + " -I" + source + "/tests -o " + (folder / "worker") +
-                    " " + (folder / "worker.cpp"),
-                status);
+  const std::string compiled = output_of(command + " -I" + include + " -I" + source + "/tests -o " +
+                                             (folder / "worker") + " " + (folder / "worker.cpp"),
+                                         status);
   ASSERT_EQ(status, 0) << compiled;
   // Nothing of ours is printed by the compiler of somebody else's worker.
   EXPECT_EQ(compiled, "");
-  std::string name =
-      output_of((folder / "worker") + " " + folder.bus() + " " + std::to_string(test_seed()) + " " +
-                    std::to_string(kCalls),
-                status);
+  std::string name = output_of((folder / "worker") + " " + folder.bus() + " " +
+                                   std::to_string(test_seed()) + " " + std::to_string(kCalls),
+                               status);
   ASSERT_EQ(status, 0) << name;
   if (!name.empty()) name.pop_back();
   const auto reader = open_segment(folder.bus(), name);
@@ -106,11 +106,12 @@ TEST_P(Worker, CompiledWithTheseOptions_WritesTotalsThatAReaderReplaysBitForBit)
 
 INSTANTIATE_TEST_SUITE_P(
     FastMath, Worker,
-    testing::Values("g++ -std=c++17 -O2 -ffast-math -Wall -Wextra",
-                    "g++ -std=gnu++20 -Ofast -march=native -fno-exceptions -fno-rtti",
-                    "g++ -std=gnu++17 -O3 -march=native -funsafe-math-optimizations "
-                    "-ffinite-math-only -fno-math-errno",
-                    "clang++ -std=c++17 -O3 -march=native -ffast-math -fno-exceptions -Wall -Wextra"));
+    testing::Values(
+        "g++ -std=c++17 -O2 -ffast-math -Wall -Wextra",
+        "g++ -std=gnu++20 -Ofast -march=native -fno-exceptions -fno-rtti",
+        "g++ -std=gnu++17 -O3 -march=native -funsafe-math-optimizations "
+        "-ffinite-math-only -fno-math-errno",
+        "clang++ -std=c++17 -O3 -march=native -ffast-math -fno-exceptions -Wall -Wextra"));
 
 }  // namespace
 }  // namespace bus_test

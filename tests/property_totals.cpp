@@ -73,18 +73,19 @@ void expect_model(const Shape& shape, std::uint64_t seed) {
 
 template <class T>
 class Totals : public testing::Test {};
-using Types = testing::Types<rankbus::SchedulerStep, rankbus::IterationStats,
-                             rankbus::FinishedRequest, rankbus::WorkerStep, llm_engine::Swap,
-                             llm_engine::Tile>;
+using Types =
+    testing::Types<rankbus::SchedulerStep, rankbus::IterationStats, rankbus::FinishedRequest,
+                   rankbus::WorkerStep, llm_engine::Swap, llm_engine::Tile>;
 TYPED_TEST_SUITE(Totals, Types);
 
 TYPED_TEST(Totals, HostileValues_ProducerReadersAndModelAgreeBitForBit) {
   Dice dice(test_seed());
   for (std::uint64_t round = 0; round < scaled(5); ++round) {
     constexpr std::uint64_t kLengths[] = {0, 1, 4096, 1'000'000};
-    const Shape shape{std::uint64_t{1} << dice.below(21), kLengths[dice.below(4)],
-                      dice.one_in(2) ? rankbus::ClockDomain::real : rankbus::ClockDomain::virtual_time,
-                      1000 + dice.below(4000)};
+    const Shape shape{
+        std::uint64_t{1} << dice.below(21), kLengths[dice.below(4)],
+        dice.one_in(2) ? rankbus::ClockDomain::real : rankbus::ClockDomain::virtual_time,
+        1000 + dice.below(4000)};
     SCOPED_TRACE("round " + std::to_string(round) + ", segment of " +
                  std::to_string(shape.segment_bytes));
     expect_model<TypeParam>(shape, dice.next());
@@ -146,7 +147,8 @@ TEST(Totals, ClassicBuckets_EqualACountOfTheValues) {
     rankbus::SchedulerStep step;
     // Whole decimal bounds and one beside them: 2.5 ms must count as at most 0.0025.
     const double bound = rankbus::bounds::kStepValues[dice.below(18)];
-    step.step_interval_ns = static_cast<std::uint64_t>(std::llround(bound * 1e9)) + dice.below(3) - 1;
+    step.step_interval_ns =
+        static_cast<std::uint64_t>(std::llround(bound * 1e9)) + dice.below(3) - 1;
     intervals_ns.push_back(step.step_interval_ns);
     producer.record(step);
   }

@@ -1,8 +1,10 @@
 // Labels: multiprocess-heavy
 //
-// Goal:   a reader that polls writers at full speed sees every record whole or counts it as lost, and
+// Goal:   a reader that polls writers at full speed sees every record whole or counts it as lost,
+// and
 //         its totals are exact all the while, however often it is lapped.
-// Method: forked writers fill small rings with records whose fields all follow from their number; the
+// Method: forked writers fill small rings with records whose fields all follow from their number;
+// the
 //         reader polls, sometimes late, checks every sample, and holds its totals against sums that
 //         the test makes of the numbers alone. Then the writer is killed, and the books must close.
 // Replay: RANKBUS_TEST_SEED=<printed> stress_live_reader [--gtest_filter=...];
@@ -81,7 +83,8 @@ void follow_one_life(Dice& dice, Sums& sums) {
   const auto reader = open_segment(folder.bus(), name);
   ASSERT_TRUE(reader);
   const PublishedWords published(folder.bus(), name);
-  // Some writers never wait; the others do bursts that the reader can, or just cannot, keep up with.
+  // Some writers never wait; the others do bursts that the reader can, or just cannot, keep up
+  // with.
   const bool bursts = dice.one_in(2);
   if (!bursts) *limit = ~std::uint64_t{0};
   const std::uint64_t capacity = reader->streams()[0].schema.capacity;
@@ -115,7 +118,8 @@ void follow_one_life(Dice& dice, Sums& sums) {
   ASSERT_TRUE(read_to_end(*reader, sink));
   ASSERT_NO_FATAL_FAILURE(check());
   std::uint32_t index = 0;
-  for (const auto& [type, books] : {std::pair<const char*, Books*>{"tile", &tiles}, {"mark", &marks}}) {
+  for (const auto& [type, books] :
+       {std::pair<const char*, Books*>{"tile", &tiles}, {"mark", &marks}}) {
     const rankbus::StreamState& stream = *find_stream(*reader, type);
     EXPECT_EQ(stream.position, published.of_stream(index++)) << type;
     EXPECT_EQ(stream.first_position, 0u) << type;
@@ -140,7 +144,8 @@ TEST(LiveReader, LappedByAWriterAtFullSpeed_TotalsStayExactAndLossesAreCounted) 
   EXPECT_GT(sums.lost, 0u) << "no reader was ever lapped: the test proves too little";
   EXPECT_GT(sums.read, 0u);
   std::printf("%llu samples read, %llu lost, %llu checkpoints verified\n",
-              static_cast<unsigned long long>(sums.read), static_cast<unsigned long long>(sums.lost),
+              static_cast<unsigned long long>(sums.read),
+              static_cast<unsigned long long>(sums.lost),
               static_cast<unsigned long long>(sums.verified));
 }
 

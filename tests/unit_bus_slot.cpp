@@ -29,7 +29,8 @@ struct Ring {
   Word* slot(Word record) { return slots[record % kCapacity]; }
   void begin() {
     begin_slot(memory, slot(next), next);
-    for (std::size_t i = 0; i < kPayload; ++i) memory.store_field(slot(next) + 1 + i, mixed(next + i));
+    for (std::size_t i = 0; i < kPayload; ++i)
+      memory.store_field(slot(next) + 1 + i, mixed(next + i));
   }
   void finish() {
     finish_slot(memory, slot(next), next, &published);
@@ -97,8 +98,9 @@ TEST_P(SlotNear, ManyLaps_EveryRecordIsWholeUntilItIsLapped) {
   }
 }
 
-// A word counts to 2^63 records: at a billion a second, 292 years. Both its parities are tried where
-// bit 32 and bit 63 of the word change, and up to the last record whose words still differ from 0.
+// A word counts to 2^63 records: at a billion a second, 292 years. Both its parities are tried
+// where bit 32 and bit 63 of the word change, and up to the last record whose words still differ
+// from 0.
 INSTANTIATE_TEST_SUITE_P(Positions, SlotNear,
                          testing::Values(0, 1, 63, 64, (Word{1} << 31) - 70, (Word{1} << 32) - 70,
                                          (Word{1} << 53) - 70, (Word{1} << 62) - 70,
@@ -139,7 +141,8 @@ TEST(TaggedWord, AnyOrderOfStores_IsWholeOnlyWithAllTagsOfTheLap) {
     EXPECT_TRUE(tagged_is_of_lap(word, lap));
     EXPECT_EQ(tagged_payload(word), payload & kTaggedPayloadMask);
     EXPECT_FALSE(tagged_is_of_lap(word, tagged_lap(record + kCapacity, kCapacity)));
-    EXPECT_FALSE(tagged_is_of_lap(pack_tagged(tagged_lap(record + kCapacity, kCapacity), payload), lap));
+    EXPECT_FALSE(
+        tagged_is_of_lap(pack_tagged(tagged_lap(record + kCapacity, kCapacity), payload), lap));
   }
   EXPECT_FALSE(tagged_is_of_lap(0, tagged_lap(0, kCapacity))) << "a zeroed slot is never whole";
 }

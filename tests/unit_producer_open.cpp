@@ -169,7 +169,8 @@ TEST_F(ProducerOpen, Identity_IsInTheHeader) {
 // Members of one group find the same id without talking; others another.
 TEST_F(ProducerOpen, Groups_AreSharedByTheirMembersOnly) {
   const Environment run("RANKBUS_RUN_ID", "groups");
-  const auto groups = [&](std::uint32_t engine, std::uint32_t tp, std::uint32_t pp, std::uint32_t dp) {
+  const auto groups = [&](std::uint32_t engine, std::uint32_t tp, std::uint32_t pp,
+                          std::uint32_t dp) {
     OpenOptions given = options(Role::worker);
     given.engine = engine;
     given.rank = rankbus::bus::kNoRank;
@@ -178,7 +179,8 @@ TEST_F(ProducerOpen, Groups_AreSharedByTheirMembersOnly) {
     given.axes[2] = {"dp", dp, 2};
     Producer producer = Producer::open(given);
     const rankbus::bus::SegmentHeader header = header_of(producer);
-    return std::array<std::uint64_t, 3>{header.groups[0].id, header.groups[1].id, header.groups[2].id};
+    return std::array<std::uint64_t, 3>{header.groups[0].id, header.groups[1].id,
+                                        header.groups[2].id};
   };
   const auto base = groups(0, 0, 0, 0);
   EXPECT_EQ(groups(0, 1, 0, 0)[0], base[0]) << "tp peers share the tp group";
@@ -301,7 +303,8 @@ TEST_F(ProducerOpen, EightProcessesAtOnce_GetEightLanes) {
 }
 
 // The labels of the series of a family, as /metrics would show them, with their values.
-std::map<Labels, std::uint64_t> series_of(const rankbus::BusReader& bus, const std::string& family) {
+std::map<Labels, std::uint64_t> series_of(const rankbus::BusReader& bus,
+                                          const std::string& family) {
   rankbus::FamilyBuilder builder;
   rankbus::reduce_records(bus, rankbus::collect_values(bus), now_s(), {}, builder);
   std::map<Labels, std::uint64_t> found;
@@ -326,7 +329,8 @@ TEST_F(ProducerOpen, TwoLanes_AddUpToTheirEngine) {
   ASSERT_TRUE(reader);
   full_pass(*reader);
   const Labels labels{{"engine", "0"}, {"model_name", "test-model"}};
-  EXPECT_EQ(series_of(*reader, "tile_a_total"), (std::map<Labels, std::uint64_t>{{labels, expected}}));
+  EXPECT_EQ(series_of(*reader, "tile_a_total"),
+            (std::map<Labels, std::uint64_t>{{labels, expected}}));
   EXPECT_EQ(reader->identities().size(), 2u);
   first.close();
   second.close();
@@ -375,11 +379,10 @@ TEST_P(TwoServers, NamedAndUnnamedOfOneModel_StayApart) {
     if (server[0] != '\0') all.emplace_back("server", server);
     return all;
   };
-  const std::map<Labels, std::uint64_t> expected{
-      {labels("blue"), 10},
-      {labels("green"), 20},
-      {labels(""), 30},
-      {labels("00000000000000000000000000000002"), 40}};
+  const std::map<Labels, std::uint64_t> expected{{labels("blue"), 10},
+                                                 {labels("green"), 20},
+                                                 {labels(""), 30},
+                                                 {labels("00000000000000000000000000000002"), 40}};
   EXPECT_EQ(series_of(*reader, "tile_a_total"), expected);
   ASSERT_EQ(warnings.size(), 1u);
   EXPECT_NE(warnings[0].find("00000000000000000000000000000002"), std::string::npos);
@@ -601,8 +604,9 @@ TEST_F(ProducerOpen, UnusableDeclarations_AreInertAndNameTheField) {
   expect_named("a-b", "t", {stamp, field("a-b")});
   expect_named("metric", "t", {stamp, field("metric", Specs::counter("my-metric"))});
   expect_named("split", "t", {stamp, field("split", Specs::counter("x_total").split_by("nobody"))});
-  expect_named("split", "t",
-               {stamp, field("other"), field("split", Specs::counter("x_total").split_by("other"))});
+  expect_named(
+      "split", "t",
+      {stamp, field("other"), field("split", Specs::counter("x_total").split_by("other"))});
   expect_named("labelled", "t", {stamp, field("labelled", Specs::label("with:colon"))});
   expect_named("fixed", "t", {stamp, field("fixed", Specs::counter("x_total").with("a b", "c"))});
   FieldSpec narrow = field("narrow", Specs::counter("x_total"));
@@ -616,11 +620,13 @@ TEST_F(ProducerOpen, UnusableDeclarations_AreInertAndNameTheField) {
   wide.capacity = 512;
   expect_named("t", "t", {stamp, wide});
   static const double descending[] = {2, 1};
-  expect_named("bounds", "t",
-               {stamp, field("d", Specs::distribution("d", rankbus::bus::bounds_of(descending, 0, 1)))});
-  expect_named("t", "t", {stamp, field("l1", Specs::label("a")), field("l2", Specs::label("b")),
-                          field("l3", Specs::label("c")), field("l4", Specs::label("d")),
-                          field("l5", Specs::label("e"))});
+  expect_named(
+      "bounds", "t",
+      {stamp, field("d", Specs::distribution("d", rankbus::bus::bounds_of(descending, 0, 1)))});
+  expect_named("t", "t",
+               {stamp, field("l1", Specs::label("a")), field("l2", Specs::label("b")),
+                field("l3", Specs::label("c")), field("l4", Specs::label("d")),
+                field("l5", Specs::label("e"))});
   const std::string long_help(513, 'h');
   FieldSpec helped = field("helped");
   helped.help = long_help.c_str();
@@ -638,9 +644,9 @@ TEST_F(ProducerOpen, TotalsBeyondEveryLimit_AreInertNotFatal) {
   static const double one[] = {1};
   for (int i = 0; i < 60; ++i) names.push_back("d" + std::to_string(i));
   for (const std::string& name : names) {
-    fields.push_back(field(name.c_str(), Specs::distribution(name.c_str(),
-                                                             rankbus::bus::bounds_of(one, -30, 30))
-                                             .split_by("who")));
+    fields.push_back(field(
+        name.c_str(),
+        Specs::distribution(name.c_str(), rankbus::bus::bounds_of(one, -30, 30)).split_by("who")));
   }
   static const char tags[16] = {};
   std::vector<rankbus::bus::RecordType> types;

@@ -315,6 +315,38 @@ class Dying(TestCase):
         self.assert_counts(scrape, scrape.total("rankbus_steps_total"), "worker")
         self.assert_no_contradiction(scrape)
 
+    def test_SegmentThatContradictsItself_IsReadNoMoreAndItsDeadShowNoGauge(self):
+        fine = self.writer("scheduler", engine=1)
+        fine.write(10)
+        with Writer(self.bus, "scheduler") as damaged:
+            damaged.write(50)
+            self.assert_counts(self.owner.scrape(), 50, "scheduler", engine="0")
+            # Somebody who may write the segment takes records back, which no producer ever does.
+            with open(f"{self.bus}/{damaged.segment}", "r+b") as file:
+                file.seek(int(damaged.ask("where").split()[1]))
+                file.write(struct.pack("Q", 3))
+            scrape = self.owner.scrape()
+            self.assertEqual(scrape.value("rankbus_quarantined", engine="0", role="scheduler"), 1)
+            self.assert_counts(scrape, 50, "scheduler", engine="0")
+            self.assertIn(damaged.segment, self.owner.stderr())
+        scrape = lib.wait_for(
+            lambda: (now := self.owner.scrape()).value("rankbus_rank_state", engine="0", state="dead") and now,
+            "its writer is seen to be dead",
+            alive=[self.owner],
+        )
+        self.assertEqual(scrape.select("vllm:num_requests_running", engine="0"), {})
+        self.assertEqual(scrape.select("rankbus_rank_info", engine="0"), {})
+        self.assertEqual(scrape.value("rankbus_quarantined"), 1)
+        self.assert_counts(scrape, 50, "scheduler", engine="0")
+        self.assertEqual(self.segments().count(damaged.segment), 1, "it stays for people to look at")
+        # Neither a successor nor another engine is touched by it.
+        self.writer("scheduler").write(7)
+        fine.write(1)
+        scrape = self.owner.scrape()
+        self.assert_counts(scrape, 57, "scheduler", engine="0")
+        self.assert_counts(scrape, 11, "scheduler", engine="1")
+        self.assertEqual(scrape.value("vllm:num_requests_running", engine="0"), 7)
+
     def test_TwoLivingProcessesOfOneIdentity_GetLanesAndAddUp(self):
         first, second = self.writer("frontend"), self.writer("frontend")
         first.write(10)
@@ -397,6 +429,18 @@ class Owning(TestCase):
         seen = {s: v for s, v in observer.scrape().samples.items() if s.name.startswith("vllm:")}
         self.assertEqual(seen, theirs)
         self.assertTrue(seen)
+
+    def test_ObserverBesideTheOwner_CountsTheDeadOnceToo(self):
+        owner, observer = self.aggregator(), self.aggregator("--observe")
+        for records in (5, SEGMENT_CAPACITY):
+            with Writer(self.bus, "worker") as worker:
+                worker.write(records)
+                # Whoever has seen a segment can read it to its end, also after the owner removed its name.
+                self.assertEqual(observer.scrape().value("rankbus_ranks_reporting"), 1)
+        for aggregator in (owner, observer):
+            self.assert_counts(aggregator.scrape(), SEGMENT_CAPACITY + 5, "worker")
+            self.assert_no_contradiction(aggregator.scrape())
+        self.assertEqual(self.segments(), [])
 
     def test_Observer_RemovesNothing(self):
         with Writer(self.bus, "worker") as worker:

@@ -12,6 +12,7 @@
 //   fork FD      forks a child that records in vain, and lives until
 //                FD, the read end of a pipe, ends                     -> forked PID WHY-IT-IS-INERT
 //   close        closes the producer                                  -> closed
+//   where        where the first stream's number of records stands    -> where OFFSET
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -96,6 +97,8 @@ class Writer {
     } else if (std::strncmp(command, "close", 5) == 0) {
       producer_.close();
       std::printf("closed\n");
+    } else if (std::strncmp(command, "where", 5) == 0) {
+      std::printf("where %lu\n", static_cast<unsigned long>(rankbus::bus::kActivityOffset));
     } else {
       std::printf("unknown command: %s", command);
     }

@@ -2,8 +2,8 @@
 //
 // One thread owns all reading and folding. Whoever wants a current view asks with `fresh`: the
 // thread then makes a pass that began after the request, for everybody who asked by then. Snapshots
-// for the log go through a lock-free queue to a thread of their own, so that a slow disk delays no
-// read.
+// for the log go through a lock-free queue to a thread of their own, so that a slow disk does not
+// delay a read. Warnings, which are rare, are written by the reading thread itself.
 #pragma once
 
 #include <boost/lockfree/spsc_queue.hpp>

@@ -39,6 +39,9 @@ bool take_owner_lock(int directory, int& fd, const std::string& path, std::strin
     why = path + "/" + bus::kOwnerFile + ": " + std::strerror(errno) + advice;
     return false;
   }
+  // This process's mask must not keep producers of the group from seeing that the bus is owned;
+  // where the file is another user's, its mode was set by them.
+  if (fchmod(fd, group ? 0640 : 0600) != 0) errno = 0;
   if (bus::take_write_lock(fd)) return true;
   why = path +
         ": another aggregator owns this bus. One owner reads and removes its segments; stop the "
@@ -237,13 +240,12 @@ void BusReader::scan(double now_s) {
 // An unnamed server is known by its run. Its series bear no `server` label, unless another unnamed
 // run has the same identity at the same time: then the later run gets its id as label, for all of
 // its processes that come from then on.
-void BusReader::check_twin(const SegmentReader& reader, const SegmentReader& earlier) {
+void BusReader::check_twin(const SegmentReader& reader, const SegmentReader& earlier,
+                           bool earlier_has_label) {
   bus::SegmentHeader mine = reader.header();
   const bus::SegmentHeader& other = earlier.header();
   const std::string run = hex(mine.run_id);
-  const std::string other_run = hex(other.run_id);
-  if (run == other_run || separate_runs_.count(run) != 0 || separate_runs_.count(other_run) != 0)
-    return;
+  if (earlier_has_label || run == hex(other.run_id) || separate_runs_.count(run) != 0) return;
   std::memcpy(mine.run_id, other.run_id, sizeof mine.run_id);
   if (mine.lane != other.lane || !bus::same_identity(mine, other)) return;
   if (!reader.writer_is_alive() || !earlier.writer_is_alive()) return;
@@ -256,8 +258,12 @@ void BusReader::check_twin(const SegmentReader& reader, const SegmentReader& ear
 void BusReader::tell_servers_apart(const std::vector<std::unique_ptr<SegmentReader>>& found) {
   for (std::size_t i = 0; i < found.size(); ++i) {
     if (found[i]->header().server_named != 0) continue;
-    for (const auto& [name, segment] : live_) check_twin(*found[i], *segment.reader);
-    for (std::size_t k = 0; k < i; ++k) check_twin(*found[i], *found[k]);
+    for (const auto& [name, segment] : live_) {
+      check_twin(*found[i], *segment.reader, !segment.who.server_label.empty());
+    }
+    for (std::size_t k = 0; k < i; ++k) {
+      check_twin(*found[i], *found[k], !identify(found[k]->header()).server_label.empty());
+    }
   }
 }
 

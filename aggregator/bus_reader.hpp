@@ -104,7 +104,8 @@ class BusReader {
   void scan(double now_s);
   void attach(std::vector<std::unique_ptr<SegmentReader>> found, double now_s);
   void tell_servers_apart(const std::vector<std::unique_ptr<SegmentReader>>& found);
-  void check_twin(const SegmentReader& reader, const SegmentReader& earlier);
+  void check_twin(const SegmentReader& reader, const SegmentReader& earlier,
+                  bool earlier_has_label);
   Identity identify(const bus::SegmentHeader& header);
   bool read_live(LiveSegment& segment, double now_s, bool ask_liveness, const OnSample& on_sample);
   void note_end(const LiveSegment& segment);

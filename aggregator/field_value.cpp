@@ -121,7 +121,10 @@ FieldValues extract_values(const SegmentReader& reader) {
 }
 
 bool add_value(FieldValue& into, const FieldValue& from) {
-  if (into.kind != from.kind || into.type != from.type || into.unit != from.unit) return false;
+  if (into.kind != from.kind || into.type != from.type || into.unit != from.unit ||
+      into.reduction != from.reduction) {
+    return false;
+  }
   if (into.kind == Kind::gauge) {
     if (from.stamp >= into.stamp) {
       into.bits = from.bits;
@@ -130,7 +133,8 @@ bool add_value(FieldValue& into, const FieldValue& from) {
     return true;
   }
   if (into.kind == Kind::distribution &&
-      (into.cells.size() != from.cells.size() || *into.bounds != *from.bounds)) {
+      (into.cells.size() != from.cells.size() || into.classic_cells != from.classic_cells ||
+       *into.bounds != *from.bounds)) {
     return false;
   }
   into.bits = into.is_real() ? bus::add_double_bits(into.bits, from.bits) : into.bits + from.bits;

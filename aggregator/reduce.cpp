@@ -213,7 +213,9 @@ std::optional<double> number(const Gauges& gauges, const char* name, const Label
 
 std::optional<std::uint64_t> whole(const Gauges& gauges, const char* name, const Labels& labels) {
   const auto value = number(gauges, name, labels);
-  return value ? std::optional(static_cast<std::uint64_t>(*value)) : std::nullopt;
+  // A foreign schema may call anything by this name; what is no count is shown as none.
+  if (!value || !(*value >= 0) || *value >= 0x1p63) return std::nullopt;
+  return static_cast<std::uint64_t>(*value);
 }
 
 void add_tokens(const FieldValues& values, EngineTotals& engine) {

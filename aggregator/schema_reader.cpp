@@ -27,6 +27,10 @@ void require(bool condition, const std::string& message) {
 bool is_name(const std::string& text) {
   return bus::is_name(text.data(), text.size());
 }
+bool is_free_label(const std::string& text) {
+  return bus::is_label_name(text.data(), text.size()) &&
+         !bus::is_reserved_label(text.data(), text.size());
+}
 bool is_utf8(const std::string& text) {
   return bus::is_utf8(text.data(), text.size());
 }
@@ -126,9 +130,7 @@ class SchemaParser {
     require(is_utf8(field.help), where + "help is not UTF-8");
     field.fixed_label =
         text(in.fixed_label_offset, in.fixed_label_bytes, bus::kMaxNameBytes, "label");
-    require(field.fixed_label.empty() ||
-                (is_name(field.fixed_label) && field.fixed_label.find(':') == std::string::npos),
-            where + "label name");
+    require(field.fixed_label.empty() || is_free_label(field.fixed_label), where + "label name");
     field.fixed_value =
         text(in.fixed_value_offset, in.fixed_value_bytes, bus::kMaxLabelTextBytes, "label value");
     require(is_utf8(field.fixed_value), where + "label value is not UTF-8");
@@ -171,8 +173,7 @@ class SchemaParser {
                    FieldSchema& field, const std::string& where) const {
     require(out.plan.label_count < bus::kMaxLabelFieldsPerStream, where + "too many labels");
     require(out.plan.fields[f].capacity == 1, where + "a label cannot be an array");
-    require(is_name(field.metric) && field.metric.find(':') == std::string::npos,
-            where + "label name");
+    require(is_free_label(field.metric), where + "label name");
     out.plan.label_fields[out.plan.label_count++] = f;
     const std::string domain =
         text(in.domain_offset, in.domain_bytes, bus::kMaxSchemaBytes, "domain");

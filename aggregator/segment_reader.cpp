@@ -20,11 +20,16 @@ using bus::Word;
 
 // What a file must be before it is mapped; the directory decides who may put one there, these
 // checks decide which of them is a segment.
-std::string judge_file(int fd, std::uint64_t& file_bytes) {
+std::string judge_file(int directory, int fd, std::uint64_t& file_bytes) {
   struct stat status {};
   if (fstat(fd, &status) != 0) return std::string("cannot be examined: ") + std::strerror(errno);
   if (!S_ISREG(status.st_mode)) return "not a regular file";
-  if (status.st_uid != geteuid() && status.st_uid != 0 && geteuid() != 0) {
+  // In a group's directory its members are trusted to write, as the setgid bit made the files
+  // theirs.
+  struct stat parent {};
+  const bool of_group = fstat(directory, &parent) == 0 && bus::is_group_directory(parent) &&
+                        parent.st_gid == status.st_gid;
+  if (status.st_uid != geteuid() && status.st_uid != 0 && geteuid() != 0 && !of_group) {
     return "owned by uid " + std::to_string(status.st_uid) + ", expected " +
            std::to_string(geteuid()) + " or root";
   }
@@ -52,7 +57,7 @@ Result<std::unique_ptr<SegmentReader>> SegmentReader::open_untrusted(int directo
   reader->name_ = name;
   reader->fd_ = openat(directory, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
   if (reader->fd_ < 0) return Error{std::strerror(errno)};
-  if (std::string why = judge_file(reader->fd_, reader->file_bytes_); !why.empty())
+  if (std::string why = judge_file(directory, reader->fd_, reader->file_bytes_); !why.empty())
     return Error{why};
   try {
     const std::string path = "/proc/self/fd/" + std::to_string(reader->fd_);

@@ -8,6 +8,7 @@
 #include <optional>
 #include <rankbus/aggregator/reduce.hpp>
 #include <rankbus/aggregator/version.hpp>
+#include <rankbus/bus/declaration.hpp>
 #include <rankbus/bus/segment.hpp>
 #include <set>
 #include <string>
@@ -37,9 +38,7 @@ Labels info_labels(const LiveSegment& segment) {
   Labels extra;
   for (std::uint32_t i = 0; i < header.axis_count; ++i) {
     const std::string name = bounded_text(header.axes[i].name);
-    const bool plain = !name.empty() && std::all_of(name.begin(), name.end(), [](unsigned char c) {
-      return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_';
-    });
+    const bool plain = bus::is_label_name(name.data(), name.size());
     if (!plain) continue;
     extra.emplace_back(name + "_rank", std::to_string(header.axes[i].rank));
     extra.emplace_back(name + "_size", std::to_string(header.axes[i].size));

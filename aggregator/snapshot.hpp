@@ -77,7 +77,7 @@ struct EngineTotals {
 
 struct Snapshot {
   std::uint64_t pass = 0;             // Counts the aggregator's passes over the bus, from 1.
-  double monotonic_s = 0;             // When the pass ended, CLOCK_MONOTONIC.
+  double monotonic_s = 0;             // When the pass began, CLOCK_MONOTONIC.
   bool complete = false;              // The first pass over every segment found at start is done.
   std::vector<Family> families;       // Sorted by name.
   std::vector<EngineTotals> engines;  // Sorted by server, then engine.

@@ -31,6 +31,18 @@ inline bool is_label_name(const char* text, std::size_t bytes) noexcept {
   return is_name(text, bytes) && std::memchr(text, ':', bytes) == nullptr;
 }
 
+// Labels that readers put on every series; a record's label of that name would be lost, and with it
+// the counts that it tells apart.
+inline bool is_reserved_label(const char* text, std::size_t bytes) noexcept {
+  constexpr const char* kReserved[] = {"engine", "model_name", "server", "role",    "rank",
+                                       "lane",   "stream",     "le",     "quantile"};
+  if (bytes >= 2 && text[0] == '_' && text[1] == '_') return true;
+  for (const char* reserved : kReserved) {
+    if (std::strlen(reserved) == bytes && std::memcmp(text, reserved, bytes) == 0) return true;
+  }
+  return false;
+}
+
 // Sequences of lead and continuation bytes; what they encode is the business of whoever prints it.
 inline bool is_utf8(const char* text, std::size_t bytes) noexcept {
   for (std::size_t i = 0; i < bytes;) {
@@ -79,6 +91,10 @@ inline const char* fault_of_field(const FieldSpec& field, const FieldSpec* field
       (field.capacity != 1 || !is_label_name(field.metric, length(field.metric)) ||
        !is_bounded_utf8(field.domain, kMaxSchemaBytes))) {
     return "a label is a scalar, exposed under a name of [a-zA-Z0-9_], with a domain in UTF-8";
+  }
+  const char* own_label = field.kind == Kind::label ? field.metric : field.fixed_label;
+  if (is_known(own_label) && is_reserved_label(own_label, length(own_label))) {
+    return "a label of that name is put on every series by the aggregator, or by Prometheus";
   }
   if (!is_known(field.by)) return nullptr;
   for (std::uint32_t i = 0; i < field_count; ++i) {

@@ -86,6 +86,12 @@ inline bool judge_bus_directory(int fd, const char* path, Reason& why) noexcept 
             static_cast<unsigned>(status.st_mode & 07777), path);
     return false;
   }
+  if ((status.st_mode & S_IWGRP) != 0 && !is_group_directory(status)) {
+    why.set(
+        "%s: mode %04o lets its group replace segments, expected 0700 or 3770. Run: chmod 3770 %s",
+        path, static_cast<unsigned>(status.st_mode & 07777), path);
+    return false;
+  }
   struct statfs filesystem {};
   if (fstatfs(fd, &filesystem) != 0) {
     why.set("%s: file system cannot be examined: %s", path, strerror(errno));
@@ -173,7 +179,8 @@ inline bool take_write_lock(int fd) noexcept {
 
 inline bool owner_is_present(int directory) noexcept {
   const int fd = openat(directory, kOwnerFile, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) return false;
+  // A lock that cannot be looked at may be held, and what an owner has not read must stay.
+  if (fd < 0) return errno != ENOENT;
   const bool held = write_lock_is_held(fd);
   close(fd);
   return held;
@@ -260,8 +267,28 @@ inline std::uint64_t read_number_file(const char* path, std::uint64_t otherwise)
   return strtoull(text, nullptr, 10);
 }
 
-// What this process's control group may still allocate; all ones where that cannot be read. Memory
-// in a tmpfs is charged to it, and going over it kills the worker instead of failing a call.
+// Page cache that the kernel gives up when memory is wanted: a worker that has read its weights
+// stands at its limit without being near it.
+inline std::uint64_t reclaimable_bytes(const char* memory_stat) noexcept {
+  std::uint64_t bytes = 0;
+  if (FILE* file = fopen(memory_stat, "re")) {
+    char line[128];
+    while (fgets(line, sizeof line, file) != nullptr) {
+      // A named array: a braced list would need another header.
+      const char* keys[] = {"inactive_file ", "active_file "};
+      for (const char* key : keys) {
+        const std::size_t length = std::strlen(key);
+        if (std::strncmp(line, key, length) == 0) bytes += strtoull(line + length, nullptr, 10);
+      }
+    }
+    fclose(file);
+  }
+  return bytes;
+}
+
+// What this process's control group (version 2) may still allocate; all ones where that cannot be
+// read. Memory in a tmpfs is charged to it, and going over it kills the worker instead of failing a
+// call.
 inline std::uint64_t memory_limit_headroom_bytes() noexcept {
   char group[256] = "/";
   if (FILE* file = fopen("/proc/self/cgroup", "re")) {
@@ -276,18 +303,26 @@ inline std::uint64_t memory_limit_headroom_bytes() noexcept {
   }
   const std::uint64_t unlimited = ~std::uint64_t{0};
   std::uint64_t headroom = unlimited;
-  const char* places[] = {group, ""};
-  for (const char* place : places) {
+  // Every level up to the root may have a limit of its own.
+  for (char* end = group + std::strlen(group);;) {
+    *end = '\0';
     char path[kPathBytes];
-    snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.max", place);
+    snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.max", group);
     const std::uint64_t most = read_number_file(path, unlimited);
-    if (most == unlimited) continue;
-    snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.current", place);
-    const std::uint64_t used = read_number_file(path, 0);
-    const std::uint64_t left = most > used ? most - used : 0;
-    if (left < headroom) headroom = left;
+    if (most != unlimited) {
+      snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.current", group);
+      const std::uint64_t all = read_number_file(path, 0);
+      snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.stat", group);
+      const std::uint64_t cache = reclaimable_bytes(path);
+      const std::uint64_t used = all > cache ? all - cache : 0;
+      const std::uint64_t left = most > used ? most - used : 0;
+      if (left < headroom) headroom = left;
+    }
+    if (end == group) return headroom;
+    do {
+      --end;
+    } while (end != group && *end != '/');
   }
-  return headroom;
 }
 
 }  // namespace rankbus::bus

@@ -107,6 +107,11 @@ struct ProcessMemory {
     return __atomic_load_n(word, __ATOMIC_ACQUIRE);  // STATUS
   }
 
+  // Relaxed: a count of its own that orders nothing; threads of an inert producer share it.
+  void count(Word* word) const noexcept {
+    __atomic_fetch_add(word, 1, __ATOMIC_RELAXED);
+  }
+
   // Relaxed: read in the writer's own process only, of words that nobody else writes.
   Word load_own(const Word* word) const noexcept {
     return __atomic_load_n(word, __ATOMIC_RELAXED);

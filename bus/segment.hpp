@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 
@@ -447,6 +448,15 @@ inline bool allocate_pages(int fd, const char* path, int directory, std::uint64_
         static_cast<unsigned long long>(bytes / 1024));
     return false;
   }
+  // Going over it would not fail but raise SIGXFSZ, which ends the worker.
+  rlimit limit{};
+  if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+      limit.rlim_cur < bytes) {
+    why.set("the file size limit of this process (ulimit -f) is %llu KiB, a segment needs %llu KiB",
+            static_cast<unsigned long long>(limit.rlim_cur / 1024),
+            static_cast<unsigned long long>(bytes / 1024));
+    return false;
+  }
   const int error = posix_fallocate(fd, 0, static_cast<off_t>(bytes));
   if (error != 0) {
     why.set("%s: %llu KiB for a segment cannot be allocated: %s", path,
@@ -527,18 +537,17 @@ inline void segment_name_prefix(const SegmentHeader& header, char (&out)[64]) no
   }
 }
 
-// Whether two processes would write the same series: all of the identity but lane and incarnation.
+// Whether two processes would write the same series: all that series are labelled by, but the lane.
 // An unnamed server is known by its run.
 inline bool same_identity(const SegmentHeader& a, const SegmentHeader& b) noexcept {
   if (a.server_named != b.server_named || a.engine != b.engine || a.role != b.role ||
-      a.kv_role != b.kv_role || a.rank != b.rank || a.axis_count != b.axis_count) {
+      a.rank != b.rank) {
     return false;
   }
   const bool same_server = a.server_named != 0
                                ? std::memcmp(a.server, b.server, sizeof a.server) == 0
                                : std::memcmp(a.run_id, b.run_id, sizeof a.run_id) == 0;
-  return same_server && std::memcmp(a.model, b.model, sizeof a.model) == 0 &&
-         std::memcmp(a.axes, b.axes, sizeof a.axes) == 0;
+  return same_server && std::memcmp(a.model, b.model, sizeof a.model) == 0;
 }
 
 // The lowest lane that no live process of equal identity has.

@@ -109,7 +109,7 @@ class Producer {
                  "another one here"
                : reason_.text;
   }
-  std::uint64_t dropped_records() const noexcept { return dropped_; }
+  std::uint64_t dropped_records() const noexcept { return memory_.load_own(&dropped_); }
   // File name of the segment, or empty.
   const char* segment_name() const noexcept { return alive() ? segment_name_ : ""; }
   std::uint32_t lane() const noexcept { return lane_; }

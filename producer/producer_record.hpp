@@ -173,7 +173,7 @@ void Producer::record(const T& given) noexcept {
                 "the first field of a record is its stamp");
   Stream* stream = alive() ? stream_of<T>() : nullptr;
   if (__builtin_expect(stream == nullptr, 0)) {
-    ++dropped_;
+    memory_.count(&dropped_);
     return;
   }
   T record = given;

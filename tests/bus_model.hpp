@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <map>
@@ -57,7 +58,7 @@ inline std::vector<double> cell_bounds(const rankbus::bus::FieldSpec& spec,
   if (spec.bounds.model_length) {
     const std::uint64_t length = max_model_len == 0 ? 131072 : max_model_len;
     for (std::uint64_t power = 1; power <= length; power *= 10) {
-      for (const std::uint64_t m : {1, 2, 5}) {
+      for (const std::uint64_t m : {1U, 2U, 5U}) {
         if (m * power <= length) bounds.push_back(static_cast<double>(m * power));
       }
     }
@@ -297,7 +298,7 @@ class StreamModel {
   std::uint64_t rows_ = 0;
   std::uint64_t row_ = 0;
   std::map<std::uint64_t, std::uint64_t> rows_by_key_;
-  Place places_[Record::kFieldCount];
+  std::array<Place, Record::kFieldCount> places_;
 };
 
 // Totals of a sequence of calls after any number of slots, kept every few hundred slots so that a

@@ -296,7 +296,7 @@ class Budget : public testing::Test {
       raise(SIGKILL);
       return 2;
     });
-    const std::string name = child.hear();
+    std::string name = child.hear();
     child.wait();
     if (removed != nullptr && rankbus::bus::is_segment_name(name.c_str())) {
       *removed = PublishedWords(folder_.bus(), name).header().removed_segments;

@@ -93,7 +93,7 @@ void expect_fields_linear(std::uint64_t max_model_len, std::set<std::vector<doub
 TEST(Cells, EveryDeclaredSetOfBounds_AgreesWithALinearSearch) {
   Dice dice(test_seed());
   std::set<std::vector<double>> seen;
-  for (const std::uint64_t length : {0, 1, 7, 4096, 131072, 1'000'000, 1'048'576}) {
+  for (const std::uint64_t length : {0U, 1U, 7U, 4096U, 131072U, 1'000'000U, 1'048'576U}) {
     expect_fields_linear<rankbus::SchedulerStep>(length, seen, dice);
     expect_fields_linear<rankbus::IterationStats>(length, seen, dice);
     expect_fields_linear<rankbus::FinishedRequest>(length, seen, dice);

@@ -16,7 +16,6 @@ namespace {
 
 using rankbus::Producer;
 using rankbus::Sample;
-using rankbus::SegmentReader;
 
 // Checks the samples of one stream.
 struct Books {

@@ -123,7 +123,7 @@ TEST(Checkpoint, VersionNearItsEnd_GoesOn) {
   ProcessMemory memory;
   Word checkpoint[1 + 1] = {~Word{0} - 5, 0};  // Even.
   Word body[1] = {};
-  for (const Word value : {1, 2}) {
+  for (const Word value : {1U, 2U}) {
     write_checkpoint(memory, checkpoint, &value, 1);
     ASSERT_TRUE(read_checkpoint(memory, checkpoint, body, 1));
     EXPECT_EQ(body[0], value);

@@ -20,10 +20,12 @@ namespace {
 std::atomic<std::uint64_t> allocations{0};
 }
 extern "C" {
+// NOLINTBEGIN(bugprone-reserved-identifier): the C library's own names of what is replaced here.
 void* __libc_malloc(std::size_t size);
 void* __libc_calloc(std::size_t count, std::size_t size);
 void* __libc_realloc(void* old, std::size_t size);
 void* __libc_memalign(std::size_t alignment, std::size_t size);
+// NOLINTEND(bugprone-reserved-identifier)
 void* malloc(std::size_t size) {
   ++allocations;
   return __libc_malloc(size);

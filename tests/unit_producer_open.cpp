@@ -287,6 +287,7 @@ TEST_F(ProducerOpen, EightProcessesAtOnce_GetEightLanes) {
   const Environment run("RANKBUS_RUN_ID", "at once");
   const Shared<std::atomic<int>> waiting;
   std::vector<std::unique_ptr<Child>> children;
+  children.reserve(8);
   for (int i = 0; i < 8; ++i) {
     children.push_back(std::make_unique<Child>([&](const Line& line) {
       ++*waiting;
@@ -641,6 +642,7 @@ TEST_F(ProducerOpen, TotalsBeyondEveryLimit_AreInertNotFatal) {
   std::vector<rankbus::bus::FieldSpec> fields{field("stamp", Specs::stamp()),
                                               field("who", Specs::label("who"))};
   std::vector<std::string> names;
+  names.reserve(60);
   static const double one[] = {1};
   for (int i = 0; i < 60; ++i) names.push_back("d" + std::to_string(i));
   for (const std::string& name : names) {
@@ -651,12 +653,14 @@ TEST_F(ProducerOpen, TotalsBeyondEveryLimit_AreInertNotFatal) {
   static const char tags[16] = {};
   std::vector<rankbus::bus::RecordType> types;
   std::vector<std::string> type_names;
+  types.reserve(16);
+  type_names.reserve(16);
   for (int i = 0; i < 16; ++i) type_names.push_back("type" + std::to_string(i));
   for (std::size_t i = 0; i < 16; ++i) {
     types.push_back({type_names[i].c_str(), "help", fields.data(),
                      static_cast<std::uint32_t>(fields.size()), 1, &tags[i]});
   }
-  for (const std::size_t count : {1, 2, 3, 4, 16}) {
+  for (const std::size_t count : {1U, 2U, 3U, 4U, 16U}) {
     OpenOptions given = options_for(bus(), Role::worker);
     for (std::size_t i = 0; i < count; ++i) given.records[i] = &types[i];
     Producer producer = Producer::open(given);

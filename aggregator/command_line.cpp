@@ -76,7 +76,7 @@ std::string explain_command(const CLI::App& app, const CommandLine& given) {
 }
 
 // CLI11 says "INI was not able to parse SECTION.KEY"; of a section, KEY is "++".
-std::string explain_config(const std::string& file, std::string message) {
+std::string explain_config(const std::string& file, const std::string& message) {
   const std::string before = "INI was not able to parse ";
   if (message.rfind(before, 0) != 0) return file + ": " + message;
   std::string key = message.substr(before.size());

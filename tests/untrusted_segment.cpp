@@ -1,6 +1,6 @@
+// Labels: multiprocess-heavy
 // Goal:   whatever lies in the bus directory, the reader refuses it with a reason, or reads it
-// without
-//         harm to itself and to the other ranks; what contradicts itself is noticed.
+//         without harm to itself and to the other ranks; what contradicts itself is noticed.
 // Method: take a good segment's bytes, break one thing at a time, and say which sentence must come;
 //         then break seeded random things, where only survival and an end are asked for.
 // Replay: RANKBUS_TEST_SEED=<printed> untrusted_segment [--gtest_filter=...]

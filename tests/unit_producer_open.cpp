@@ -280,7 +280,9 @@ TEST_F(ProducerOpen, AnyDifferenceOfIdentity_IsLaneZero) {
   EXPECT_EQ(lane_of([](OpenOptions& o) { o.server = "named"; }), 0u);
   EXPECT_EQ(lane_of([](OpenOptions& o) { o.server = "other"; }), 0u);
   EXPECT_EQ(lane_of([](OpenOptions& o) { o.run_id = "another run"; }), 0u);
-  EXPECT_EQ(lane_of([](OpenOptions& o) { o.axes[0] = {"tp", 1, 2}; }), 0u);
+  // What no series is labelled by does not tell processes apart; their lanes do.
+  EXPECT_EQ(lane_of([](OpenOptions& o) { o.axes[0] = {"tp", 1, 2}; }), 2u);
+  EXPECT_EQ(lane_of([](OpenOptions& o) { o.kv_role = rankbus::KvRole::decode; }), 3u);
 }
 
 TEST_F(ProducerOpen, EightProcessesAtOnce_GetEightLanes) {

@@ -54,9 +54,12 @@ TEST(ReaderThread, BesideAWritingThread_SeesWholeRecordsAndExactTotals) {
     EXPECT_EQ(torn, 0u);
     EXPECT_EQ(find_stream(*reader, "tile")->published, calls);
     EXPECT_EQ(expect_sequence(*reader, oracle), oracle.slots_of_calls(calls));
-    for (const rankbus::StreamState& stream : reader->streams()) verified += stream.verified;
+    for (const rankbus::StreamState& stream : reader->streams()) {
+      EXPECT_EQ(stream.mismatches, 0u);
+      verified += stream.verified;
+    }
   }
-  EXPECT_GT(verified, 0u);
+  std::printf("%llu checkpoints verified\n", static_cast<unsigned long long>(verified));
 }
 
 }  // namespace

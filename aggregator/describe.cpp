@@ -10,7 +10,7 @@ namespace {
 
 const char* kind_text(bus::Kind kind) {
   static const char* const names[] = {"",      "id",           "stamp", "counter", "running total",
-                                      "gauge", "distribution", "label"};
+                                      "gauge", "distribution", "label", "info"};
   return names[static_cast<int>(kind)];
 }
 const char* type_text(bus::Type type) {
@@ -33,7 +33,9 @@ std::string series_text(const bus::FieldSpec& field) {
   if (field.kind == bus::Kind::label) return std::string("label `") + field.metric + "`";
   if (field.metric[0] == '\0') return "";
   std::string text = std::string("`") + field.metric;
-  if (field.fixed_label[0] != '\0')
+  if (field.indexed) {
+    text += std::string("{") + field.fixed_label + "}";
+  } else if (field.fixed_label[0] != '\0')
     text += std::string("{") + field.fixed_label + "=\"" + field.fixed_value + "\"}";
   if (field.by[0] != '\0') text += std::string("{") + field.by + "}";
   return text + "`";
@@ -60,9 +62,8 @@ void describe_type(const bus::RecordType& type, std::string& out) {
 }  // namespace
 
 std::string reference_page() {
-  const bus::RecordType* const types[] = {
-      record_type<SchedulerStep>(), record_type<IterationStats>(), record_type<FinishedRequest>(),
-      record_type<WorkerStep>(), record_type<Collective>()};
+  const bus::RecordType* types[kBuiltInTypes];
+  list_built_in_types(types);
   std::string out =
       "# Built-in record types\n\nPrinted by `rankbus describe` from the declarations in "
       "`producer/records.hpp`; `at` is the byte in the slot, whose first 8 bytes are the sequence "

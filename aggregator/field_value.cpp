@@ -1,11 +1,15 @@
 #include <algorithm>
 #include <rankbus/aggregator/field_value.hpp>
+#include <rankbus/bus/declaration.hpp>
+#include <string_view>
 
 namespace rankbus {
 namespace {
 
 using bus::Kind;
 using bus::Word;
+
+constexpr std::size_t kMaxInfoLabels = 128;
 
 void set_label(Labels& labels, const std::string& name, const std::string& value) {
   const auto at =
@@ -31,8 +35,12 @@ class Extractor {
     for (std::uint32_t f = 0; f < stream_.schema.plan.field_count; ++f) {
       const bus::FieldPlan& plan = stream_.schema.plan.fields[f];
       const FieldSchema& field = stream_.schema.fields[f];
-      if (plan.row_words == 0 || field.metric.empty()) continue;
-      if (plan.by_field == bus::kNoField) {
+      if (field.metric.empty()) continue;
+      if (plan.kind == Kind::info) add_info(field, plan);
+      if (plan.row_words == 0) continue;
+      if (plan.indexed) {
+        add_indexed(field, plan);
+      } else if (plan.by_labels == 0) {
         add(field, plan, base_labels(field), 0);
       } else {
         add_rows(field, plan);
@@ -47,31 +55,98 @@ class Extractor {
     return labels;
   }
 
-  // Rows are tuples of all labels of the stream; a field shows the one that it names.
+  const Word* row_of(const bus::FieldPlan& plan, std::uint32_t row) const {
+    return stream_.totals.data() + plan.totals_offset + std::size_t{row} * plan.row_words;
+  }
+
+  // Rows are tuples of all labels of the stream; a field shows those that it names, so that several
+  // rows may add up to one series.
   void add_rows(const FieldSchema& field, const bus::FieldPlan& plan) {
     const bus::StreamPlan& stream = stream_.schema.plan;
-    const FieldSchema& label = stream_.schema.fields[plan.by_field];
-    std::uint32_t position = 0;
-    while (position + 1 < stream.label_count && stream.label_fields[position] != plan.by_field)
-      ++position;
     const auto used = static_cast<std::uint32_t>(stream_.totals[bus::kBodyRowsUsed]);
     for (std::uint32_t row = 0; row < used; ++row) {
-      const Word* total = stream_.totals.data() + plan.totals_offset + row * plan.row_words;
+      const Word* total = row_of(plan, row);
       const bool empty =
           std::all_of(total, total + plan.row_words, [](Word word) { return word == 0; });
       if (row == 0 && empty) continue;  // Nothing went to `other`.
       const std::uint64_t key = row == 0 ? 0 : stream_.totals[bus::kBodyHeadWords + row];
       Labels labels = base_labels(field);
-      set_label(labels, label.metric, label_text(reader_, label, key >> (16 * position) & 0xffff));
+      for (std::uint32_t position = 0; position < stream.label_count; ++position) {
+        if ((plan.by_labels >> position & 1) == 0) continue;
+        const FieldSchema& label = stream_.schema.fields[stream.label_fields[position]];
+        set_label(labels, label.metric,
+                  label_text(reader_, label, key >> (16 * position) & 0xffff));
+      }
       add(field, plan, labels, row);
     }
+    add_enumeration(field, plan);
+  }
+
+  // The children of an enumeration that no record has named yet. Of several labels, the domain is
+  // not known beforehand.
+  void add_enumeration(const FieldSchema& field, const bus::FieldPlan& plan) {
     if (plan.kind == Kind::gauge) return;  // Nobody has set it yet, so there is no value to show.
+    const bus::StreamPlan& stream = stream_.schema.plan;
+    if ((plan.by_labels & (plan.by_labels - 1)) != 0) return;
+    std::uint32_t position = 0;
+    while ((plan.by_labels >> position & 1) == 0) ++position;
+    const FieldSchema& label = stream_.schema.fields[stream.label_fields[position]];
     for (const std::string& text : label.domain) {
       Labels labels = base_labels(field);
       set_label(labels, label.metric, text);
-      if (out_.count({field.metric, labels}) == 0)
-        out_[{field.metric, labels}] = empty_value(field, plan);
+      out_.emplace(FieldKey{field.metric, labels}, empty_value(field, plan));
     }
+  }
+
+  // Totals by index: those that exist from the start, and whatever else was counted.
+  void add_indexed(const FieldSchema& field, const bus::FieldPlan& plan) {
+    const Word* totals = row_of(plan, 0);
+    for (std::uint32_t index = 0; index <= plan.capacity; ++index) {
+      if (index >= field.index_count && totals[index] == 0) continue;
+      FieldValue value = empty_value(field, plan);
+      value.bits = totals[index];
+      Labels labels;
+      set_label(labels, field.fixed_label,
+                index == plan.capacity ? "other" : std::to_string(index));
+      put({field.metric, labels}, value);
+    }
+  }
+
+  // The newest text, line by line. What has a wrong or reserved name, or no name, is left out.
+  void add_info(const FieldSchema& field, const bus::FieldPlan& plan) {
+    if (stream_.info.empty()) return;
+    Labels labels;
+    for (std::size_t at = 0; at < stream_.info.size();) {
+      const std::size_t end = std::min(stream_.info.find('\n', at), stream_.info.size());
+      add_info_label(std::string_view(stream_.info).substr(at, end - at), labels);
+      at = end + 1;
+    }
+    FieldValue value = empty_value(field, plan);
+    value.kind = Kind::gauge;
+    value.is_info = true;
+    value.bits = 1;
+    value.type = bus::Type::u64;
+    value.stamp = stream_.info_stamp;
+    put({field.metric, labels}, value);
+  }
+
+  static void add_info_label(std::string_view line, Labels& labels) {
+    const std::size_t equals = line.find('=');
+    if (equals == std::string_view::npos || labels.size() >= kMaxInfoLabels) return;
+    const std::string name(line.substr(0, equals));
+    if (!bus::is_label_name(name.data(), name.size()) ||
+        bus::is_reserved_label(name.data(), name.size())) {
+      return;
+    }
+    std::string text;
+    for (std::size_t i = equals + 1; i < line.size(); ++i) {
+      const bool escaped = line[i] == '\\' && i + 1 < line.size();
+      if (escaped) ++i;
+      text += escaped && line[i] == 'n' ? '\n' : line[i];
+    }
+    const bool known = std::any_of(labels.begin(), labels.end(),
+                                   [&](const auto& label) { return label.first == name; });
+    if (!known) set_label(labels, name, text);
   }
 
   FieldValue empty_value(const FieldSchema& field, const bus::FieldPlan& plan) const {
@@ -81,6 +156,7 @@ class Extractor {
     value.type = plan.type;
     value.unit = field.unit;
     value.reduction = field.reduction;
+    if (!stream_.totals.empty()) value.records = stream_.totals[bus::kBodyRecords];
     if (plan.kind == Kind::distribution) {
       value.bounds = field.bounds;
       value.classic_cells = field.classic_cells;
@@ -91,13 +167,17 @@ class Extractor {
 
   void add(const FieldSchema& field, const bus::FieldPlan& plan, const Labels& labels,
            std::uint32_t row) {
-    const Word* total = stream_.totals.data() + plan.totals_offset + row * plan.row_words;
+    const Word* total = row_of(plan, row);
     if (plan.kind == Kind::gauge && *total == bus::kAbsentBits) return;
     FieldValue value = empty_value(field, plan);
     value.bits = *total;
     value.stamp = stream_.totals[bus::kBodyLastStamp];
     std::copy(total + 1, total + 1 + value.cells.size(), value.cells.begin());
-    const auto [at, fresh] = out_.emplace(FieldKey{field.metric, labels}, value);
+    put({field.metric, labels}, value);
+  }
+
+  void put(FieldKey key, const FieldValue& value) {
+    const auto [at, fresh] = out_.emplace(std::move(key), value);
     if (!fresh && !add_value(at->second, value)) at->second = value;
   }
 
@@ -115,7 +195,8 @@ double exposed_scale(bus::Unit unit) {
 FieldValues extract_values(const SegmentReader& reader) {
   FieldValues out;
   for (const StreamState& stream : reader.streams()) {
-    if (!stream.totals.empty()) Extractor(reader, stream, out).extract();
+    if (!stream.totals.empty() || stream.schema.info_field >= 0)
+      Extractor(reader, stream, out).extract();
   }
   return out;
 }
@@ -137,6 +218,7 @@ bool add_value(FieldValue& into, const FieldValue& from) {
        *into.bounds != *from.bounds)) {
     return false;
   }
+  into.records += from.records;
   into.bits = into.is_real() ? bus::add_double_bits(into.bits, from.bits) : into.bits + from.bits;
   for (std::size_t i = 0; i < into.cells.size(); ++i) into.cells[i] += from.cells[i];
   return true;

@@ -22,6 +22,8 @@ struct FieldValue {
   bus::Reduction reduction = bus::Reduction::sum;
   std::uint64_t bits = 0;   // The sum, or a gauge's value, as the totals hold it.
   std::uint64_t stamp = 0;  // Ticks of the record that set a gauge.
+  std::uint64_t records = 0;  // Records folded into the stream that it comes from.
+  bool is_info = false;       // A gauge of 1, or of the time when it was recorded, by its labels.
   std::shared_ptr<const std::vector<double>> bounds;  // Distributions.
   std::vector<std::uint16_t> classic_cells;
   std::vector<std::uint64_t> cells;

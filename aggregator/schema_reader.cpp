@@ -134,7 +134,7 @@ class SchemaParser {
     field.fixed_value =
         text(in.fixed_value_offset, in.fixed_value_bytes, bus::kMaxLabelTextBytes, "label value");
     require(is_utf8(field.fixed_value), where + "label value is not UTF-8");
-    require(in.kind >= 1 && in.kind <= 7 && in.type >= 1 && in.type <= 6 && in.unit >= 1 &&
+    require(in.kind >= 1 && in.kind <= 8 && in.type >= 1 && in.type <= 6 && in.unit >= 1 &&
                 in.unit <= 5 && in.reduction >= 1 && in.reduction <= 8,
             where + "kind, type, unit or reduction unknown to this build");
     field.unit = static_cast<bus::Unit>(in.unit);
@@ -144,9 +144,20 @@ class SchemaParser {
     plan.type = static_cast<Type>(in.type);
     check_place(in, payload_bytes, out, plan, where);
     if (plan.kind == Kind::label) parse_label(in, f, out, field, where);
-    require(in.by_field == bus::kNoField || in.by_field < stream.field_count,
-            where + "label field");
-    plan.by_field = in.by_field;
+    plan.by_labels = in.by_labels;
+    if (in.index_count != 0) {
+      require(plan.kind == Kind::counter && in.capacity > 1 && !field.fixed_label.empty() &&
+                  in.index_count - 1 <= in.capacity,
+              where + "an index of what is no array of counters");
+      plan.indexed = true;
+      field.index_count = in.index_count - 1;
+    }
+    if (plan.kind == Kind::info) {
+      require(in.capacity > 1 && plan.type == Type::u64 && !field.metric.empty() &&
+                  out.info_field < 0,
+              where + "info that is no exposed array of words, or the second of its stream");
+      out.info_field = static_cast<int>(f);
+    }
     if (plan.kind == Kind::distribution) parse_bounds(in, field, plan, where);
     out.fields.push_back(std::move(field));
   }
@@ -212,9 +223,8 @@ class SchemaParser {
   void finish_totals(const StreamDescriptor& in, StreamSchema& out,
                      const std::string& where) const {
     for (std::uint32_t f = 0; f < in.field_count; ++f) {
-      const std::uint32_t by = out.plan.fields[f].by_field;
-      require(by == bus::kNoField || out.plan.fields[by].kind == Kind::label,
-              where + "split by no label");
+      require(out.plan.fields[f].by_labels >> out.plan.label_count == 0,
+              where + "split by a label that its stream does not have");
     }
     bus::lay_out_totals(out.plan);
     require(out.plan.body_words == in.checkpoint_words,

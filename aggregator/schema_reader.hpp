@@ -22,6 +22,7 @@ struct FieldSchema {
   std::vector<std::string> domain;  // Label fields: the text of value i+1.
   bus::Unit unit = bus::Unit::none;
   bus::Reduction reduction = bus::Reduction::sum;
+  std::uint32_t index_count = 0;    // Arrays with totals by index: series from the start.
   int native_first = 0;
   int native_last = 0;
   std::shared_ptr<const std::vector<double>> bounds;  // Classic, in the exposed unit.
@@ -34,6 +35,7 @@ struct StreamSchema {
   std::string help;
   std::vector<FieldSchema> fields;
   bus::StreamPlan plan;  // Parallel to `fields`.
+  int info_field = -1;   // The field whose newest text is shown, or -1.
   std::uint64_t slots_offset = 0;
   std::uint64_t checkpoint_offset = 0;
   std::uint64_t checkpoint_stride = 0;

@@ -257,14 +257,16 @@ bool SegmentReader::follow(StreamState& stream, std::uint64_t published, bool wr
                                (stream.position & (schema.capacity - 1)) * schema.slot_bytes);
     switch (bus::read_slot(memory, slot, stream.position, schema.capacity, copy.data(), copy.size(),
                            writer_is_dead)) {
-      case SlotOutcome::whole:
+      case SlotOutcome::whole: {
+        const Sample sample{schema, reinterpret_cast<const unsigned char*>(copy.data()),
+                            stream.position};
         if (!stream.totals.empty())
           bus::fold_payload(schema.plan, copy.data(), stream.totals.data());
-        if (sink)
-          sink(
-              Sample{schema, reinterpret_cast<const unsigned char*>(copy.data()), stream.position});
+        if (schema.info_field >= 0) take_info(stream, sample);
+        if (sink) sink(sample);
         ++stream.position;
         break;
+      }
       case SlotOutcome::lapped: {
         const std::uint64_t before = stream.position;
         const bool restarted = restart_from_checkpoint(stream, published);
@@ -287,6 +289,23 @@ bool SegmentReader::follow(StreamState& stream, std::uint64_t published, bool wr
     }
   }
   return true;
+}
+
+// Long texts come in parts, which follow each other; parts without their beginning are no text.
+void SegmentReader::take_info(StreamState& stream, const Sample& sample) {
+  const std::size_t words = sample.count(stream.schema.info_field);
+  if (sample.part() == 0) {
+    stream.info.clear();
+    stream.info_stamp = sample.raw(0);
+  } else if (stream.info.empty() || stream.info.size() > bus::kMaxInfoBytes) {
+    return;
+  }
+  for (std::size_t i = 0; i < words; ++i) {
+    const std::uint64_t word = sample.element(stream.schema.info_field, i);
+    char bytes[sizeof word];
+    std::memcpy(bytes, &word, sizeof word);
+    stream.info.append(bytes, strnlen(bytes, sizeof bytes));
+  }
 }
 
 // Whether totals are of records that were never published, which no writer's are: it publishes

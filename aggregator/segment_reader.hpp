@@ -29,6 +29,22 @@ struct Sample {
   const StreamSchema& stream;
   const unsigned char* payload;
   std::uint64_t number;
+  // Elements of an array, at most its capacity; continued by the samples whose part is not 0.
+  std::size_t count(int field) const {
+    const bus::FieldPlan& plan = stream.plan.fields[field];
+    const std::uint64_t claimed = bus::raw_of(payload, plan.count_offset, bus::Type::u16);
+    return static_cast<std::size_t>(claimed < plan.capacity ? claimed : plan.capacity);
+  }
+  std::uint64_t element(int field, std::size_t index) const {
+    const bus::FieldPlan& plan = stream.plan.fields[field];
+    return bus::raw_of(payload, plan.slot_offset + static_cast<std::uint32_t>(8 * index), plan.type);
+  }
+  // Which part of a record with long arrays this is; its scalars count with part 0 only.
+  std::uint64_t part() const {
+    return stream.plan.part_offset == bus::kNoOffset
+               ? 0
+               : bus::raw_of(payload, stream.plan.part_offset, bus::Type::u16);
+  }
   // The scalar field of that index as 64 bits.
   std::uint64_t raw(int field) const {
     const bus::FieldPlan& plan = stream.plan.fields[field];
@@ -50,6 +66,8 @@ struct StreamState {
   std::uint64_t skipped = 0;      // Checkpoints passed without comparing, after a loss.
   std::uint64_t mismatches = 0;   // Checkpoints that disagreed. Must be 0.
   std::array<std::uint64_t, 2> checkpoint_seen = {};  // Their record counts, once dealt with.
+  std::string info;              // Newest text of its info field; empty: none was seen.
+  std::uint64_t info_stamp = 0;  // Ticks of the record that it came with.
 };
 
 class SegmentReader {
@@ -89,6 +107,7 @@ class SegmentReader {
               const SampleSink& sink);
   void begin(StreamState& stream, std::uint32_t index, bool writer_is_dead);
   bool take_checkpoint(StreamState& stream, int which, std::vector<bus::Word>& body);
+  static void take_info(StreamState& stream, const Sample& sample);
   bool lies_ahead(const StreamState& stream, std::uint64_t published, bool writer_is_dead);
   bool restart_from_checkpoint(StreamState& stream, std::uint64_t published);
   void verify_at(StreamState& stream, std::uint64_t records);

@@ -53,6 +53,30 @@ struct CacheWindow {
   std::uint64_t hits = 0;
 };
 
+// Totals since the beginning, as those of EngineTotals.
+struct SpecDecodingTotals {
+  std::uint64_t drafts = 0;
+  std::uint64_t draft_tokens = 0;
+  std::uint64_t accepted_tokens = 0;
+  std::vector<std::uint64_t> accepted_per_position;
+};
+struct DiffusionTotals {
+  std::uint64_t denoising_steps = 0;
+  std::uint64_t canvas_positions = 0;
+  std::uint64_t committed_tokens = 0;
+};
+// Estimates for one GPU.
+struct PerfTotals {
+  std::uint64_t flops = 0;
+  std::uint64_t read_bytes = 0;
+  std::uint64_t write_bytes = 0;
+};
+// As configured, in vLLM's words.
+struct CudaGraphSettings {
+  std::string mode;
+  std::string capture_sizes;
+};
+
 // What the periodic throughput line of one engine needs: totals since the engine's first record and
 // the newest gauges, never rates, so that each log divides by the elapsed time of its own interval.
 struct EngineTotals {
@@ -73,6 +97,53 @@ struct EngineTotals {
   std::optional<std::uint64_t> deferred;
   std::optional<double> kv_cache_usage;  // 0 to 1.
   CacheWindow prefix_cache;
+  CacheWindow external_prefix_cache;
+  CacheWindow multimodal_cache;
+  // Of features, where a producer of the engine has them.
+  std::optional<std::uint64_t> corrupted;
+  std::optional<SpecDecodingTotals> spec_decoding;
+  std::optional<DiffusionTotals> diffusion;
+  std::optional<PerfTotals> perf;
+  std::optional<CudaGraphSettings> cuda_graph_settings;
+  std::string num_gpu_blocks;  // As the cache configuration says; "" if unknown.
+};
+
+// What a connector's reduce() says of an interval: names and numbers in the order of the log line.
+struct ConnectorReport {
+  std::string connector;  // nixl, offloading, ..., or a user's own.
+  std::vector<std::pair<std::string, Number>> entries;
+};
+
+struct CudaGraphCount {
+  std::uint64_t unpadded_tokens = 0;
+  std::uint64_t padded_tokens = 0;
+  std::uint64_t paddings = 0;
+  std::string mode;
+  std::uint64_t count = 0;
+};
+
+// What only samples tell, of one engine or of all engines of a server, over one log interval.
+struct IntervalStats {
+  std::string server;                   // Key of the server.
+  std::optional<std::uint32_t> engine;  // None: all engines of the server, pooled.
+  std::vector<ConnectorReport> connectors;
+  std::vector<CudaGraphCount> cuda_graphs;  // Highest count first, equal ones as first seen.
+};
+
+// One engine iteration, for a line of its own.
+struct IterationDetail {
+  std::string server;
+  std::uint32_t engine = 0;
+  std::uint64_t index = 0;
+  std::uint64_t ctx_requests = 0;
+  std::uint64_t ctx_tokens = 0;
+  std::uint64_t generation_requests = 0;
+  std::uint64_t generation_tokens = 0;
+  std::uint64_t encoder_inputs = 0;
+  std::uint64_t encoder_output_tokens = 0;
+  double elapsed_ms = 0;
+  double kv_cache_usage = 0;
+  bool is_dummy = false;
 };
 
 struct Snapshot {
@@ -81,6 +152,9 @@ struct Snapshot {
   bool complete = false;              // The first pass over every segment found at start is done.
   std::vector<Family> families;       // Sorted by name.
   std::vector<EngineTotals> engines;  // Sorted by server, then engine.
+  // Filled for the log only: at the end of its interval, and what came since the last snapshot.
+  std::vector<IntervalStats> intervals;  // Those with anything to tell, in the order of `engines`.
+  std::vector<IterationDetail> iterations;
 };
 
 }  // namespace rankbus

@@ -66,6 +66,35 @@ inline bool is_bounded_utf8(const char* text, std::size_t most) noexcept {
   return text != nullptr && strnlen(text, most + 1) <= most && is_utf8(text, std::strlen(text));
 }
 
+// Whether one of the words of `list`, which stand between spaces, is `word`.
+inline bool names_word(const char* list, const char* word) noexcept {
+  const std::size_t length = std::strlen(word);
+  for (const char* at = list; *at != '\0';) {
+    const std::size_t bytes = std::strcspn(at, " ");
+    if (bytes == length && std::memcmp(at, word, bytes) == 0) return true;
+    at += bytes;
+    at += std::strspn(at, " ");
+  }
+  return false;
+}
+
+// Whether every word of `list` is the name of a label field.
+inline bool names_labels(const char* list, const FieldSpec* fields,
+                         std::uint32_t field_count) noexcept {
+  for (const char* at = list + std::strspn(list, " "); *at != '\0';) {
+    const std::size_t bytes = std::strcspn(at, " ");
+    bool found = false;
+    for (std::uint32_t i = 0; i < field_count; ++i) {
+      found = found || (fields[i].kind == Kind::label && std::strlen(fields[i].name) == bytes &&
+                        std::memcmp(fields[i].name, at, bytes) == 0);
+    }
+    if (!found) return false;
+    at += bytes;
+    at += std::strspn(at, " ");
+  }
+  return true;
+}
+
 // What is wrong with one field, or null.
 inline const char* fault_of_field(const FieldSpec& field, const FieldSpec* fields,
                                   std::uint32_t field_count) noexcept {
@@ -96,11 +125,18 @@ inline const char* fault_of_field(const FieldSpec& field, const FieldSpec* field
   if (is_known(own_label) && is_reserved_label(own_label, length(own_label))) {
     return "a label of that name is put on every series by the aggregator, or by Prometheus";
   }
-  if (!is_known(field.by)) return nullptr;
-  for (std::uint32_t i = 0; i < field_count; ++i) {
-    if (fields[i].kind == Kind::label && std::strcmp(fields[i].name, field.by) == 0) return nullptr;
+  if (field.kind == Kind::info &&
+      (field.capacity < 2 || field.type != Type::u64 || !is_known(field.metric))) {
+    return "info is an exposed array of std::uint64_t";
   }
-  return "split_by names no label field of the record type";
+  if (field.indexed && (field.kind != Kind::counter || field.capacity < 2 ||
+                        !is_known(field.fixed_label) || is_known(field.fixed_value))) {
+    return "only an array of counters has an index, and a label that bears it";
+  }
+  if (is_known(field.by) && !names_labels(field.by, fields, field_count)) {
+    return "split_by names what is no label field of the record type";
+  }
+  return nullptr;
 }
 
 // Judges a declaration; false with a reason that names the field.

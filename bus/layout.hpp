@@ -131,9 +131,9 @@
 //       80     4  capacity            creator   1: a scalar; more: an array
 //       84     4  slot_offset         creator   of the value, or first element, in the payload
 //       88     4  count_offset        creator   of its 16-bit count in the payload, else kNoOffset
-//       92     4  by_field            creator   its label field in the stream, kNoField if none
+//       92     4  by_labels           creator   bit i: split by the stream's i-th label field
 //       96     4  totals_offset       creator   words into the checkpoint's body, else kNoOffset
-//      100     4  field_spare         creator   zero
+//      100     4  index_count         creator   totals by index: series from the start, plus 1; else 0
 //   END
 #pragma once
 
@@ -149,7 +149,6 @@ inline constexpr std::uint64_t kSegmentMagic = 0x3153'5542'4b4e'4152;  // "RANKB
 inline constexpr std::uint32_t kLayoutVersion = 1;
 inline constexpr std::uint32_t kNoRank = 0xffffffff;
 inline constexpr std::uint32_t kNoOffset = 0xffffffff;
-inline constexpr std::uint32_t kNoField = 0xffffffff;
 
 enum class Role : std::uint32_t { scheduler = 1, frontend = 2, worker = 3, other = 4 };
 enum class KvRole : std::uint32_t { none = 0, prefill = 1, decode = 2, both = 3 };
@@ -274,9 +273,9 @@ struct FieldDescriptor {
   std::uint32_t capacity;
   std::uint32_t slot_offset;
   std::uint32_t count_offset;
-  std::uint32_t by_field;
+  std::uint32_t by_labels;
   std::uint32_t totals_offset;
-  std::uint32_t field_spare;
+  std::uint32_t index_count;
 };
 
 // Room around words that the producer writes often, so that readers of one never steal the line of

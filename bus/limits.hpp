@@ -18,6 +18,7 @@ inline constexpr std::uint32_t kMaxSchemaBytes = 64 * 1024;
 inline constexpr std::uint32_t kMaxNameBytes = 128;
 inline constexpr std::uint32_t kMaxHelpBytes = 512;
 inline constexpr std::uint32_t kMaxLabelTextBytes = 1024;
+inline constexpr std::uint32_t kMaxInfoBytes = 8192;
 inline constexpr std::uint32_t kMinSlotBytes = 32;
 inline constexpr std::uint32_t kMaxSlotBytes = 4096;
 inline constexpr std::uint32_t kMinCapacity = 64;

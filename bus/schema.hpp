@@ -20,6 +20,7 @@ enum class Kind : std::uint8_t {
   gauge = 5,          // A state. Totals: the newest value.
   distribution = 6,   // One observation, or an array of them. Totals: sum and cells.
   label = 7,          // Selects the label row that counters and distributions naming it add to.
+  info = 8,           // Text, lines of `label=value`; the newest is shown. Has no totals.
 };
 
 enum class Type : std::uint8_t { u8 = 1, u16 = 2, u32 = 3, u64 = 4, i64 = 5, f64 = 6 };
@@ -85,10 +86,13 @@ struct FieldSpec {
   const char* help = "";
   const char* fixed_label = "";  // A label of the series that is the same for all records.
   const char* fixed_value = "";
-  const char* by = "";      // Name of the label field that splits this field; empty: none.
+  const char* by = "";      // Names of the label fields that split this field, between spaces.
   const char* domain = "";  // Label fields: values 1..n of an enumeration, separated by newlines;
                             // empty: entries of the segment's dictionary.
   Bounds bounds{};
+  // Counter arrays: a total, and a series, for each index; `fixed_label` bears the index.
+  bool indexed = false;
+  bool by_speculative_token = false;  // So many of them exist from the start, known at open.
 
   constexpr FieldSpec with(const char* label, const char* value) const {
     FieldSpec spec = *this;
@@ -106,9 +110,22 @@ struct FieldSpec {
     spec.reduction = how;
     return spec;
   }
-  constexpr FieldSpec split_by(const char* label_field) const {
+  // One label field, or several between spaces.
+  constexpr FieldSpec split_by(const char* label_fields) const {
     FieldSpec spec = *this;
-    spec.by = label_field;
+    spec.by = label_fields;
+    return spec;
+  }
+  // Element i of each record's array adds to the series with `label`="i".
+  constexpr FieldSpec indexed_as(const char* label) const {
+    FieldSpec spec = *this;
+    spec.fixed_label = label;
+    spec.indexed = true;
+    return spec;
+  }
+  constexpr FieldSpec for_each_speculative_token() const {
+    FieldSpec spec = indexed_as("position");
+    spec.by_speculative_token = true;
     return spec;
   }
 };
@@ -146,6 +163,15 @@ struct SpecBuilders {
     spec.metric = metric;
     spec.reduction = Reduction::merge;
     spec.bounds = bounds;
+    return spec;
+  }
+  // A gauge of 1 (in seconds: of when it was recorded, since the epoch) with labels made at run
+  // time. An array of words, filled from text by `InfoText` of producer/record.hpp.
+  static constexpr FieldSpec info(const char* metric) {
+    FieldSpec spec;
+    spec.kind = Kind::info;
+    spec.metric = metric;
+    spec.reduction = Reduction::newest;
     return spec;
   }
   // `exposed_as` is the label's name in the exposition, `domain` its values from 1, one per line.

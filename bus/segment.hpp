@@ -103,6 +103,7 @@ struct SegmentPlan {
   std::uint32_t dictionary_entries = 0;
   std::uint32_t dictionary_text_bytes = 0;
   std::uint64_t max_model_len = 0;
+  std::uint32_t num_speculative_tokens = 0;
   std::uint64_t dictionary_offset = 0;
   std::uint64_t segment_bytes = 0;
 };
@@ -220,9 +221,7 @@ inline bool plan_stream(SegmentPlan& plan, std::uint32_t stream, Arena& arena,
       out->label_fields[out->label_count++] = i;
       out->label_rows = kMaxLabelRows / 8;
     }
-    for (std::uint32_t k = 0; spec.by[0] != '\0' && k < type.field_count; ++k) {
-      if (std::strcmp(type.fields[k].name, spec.by) == 0) field.by_field = k;
-    }
+    field.indexed = spec.indexed;
     if (spec.kind == Kind::distribution) {
       field.table = table_for(plan, stream, i, arena);
       if (field.table == nullptr) {
@@ -232,6 +231,12 @@ inline bool plan_stream(SegmentPlan& plan, std::uint32_t stream, Arena& arena,
             type.name, spec.name, kMaxCellsPerField);
         return false;
       }
+    }
+  }
+  for (std::uint32_t i = 0; i < type.field_count; ++i) {
+    for (std::uint32_t label = 0; label < out->label_count; ++label) {
+      if (names_word(type.fields[i].by, type.fields[out->label_fields[label]].name))
+        out->fields[i].by_labels |= 1u << label;
     }
   }
   lay_out_totals(*out);
@@ -357,7 +362,13 @@ inline FieldDescriptor describe_field(const SegmentPlan& plan, std::uint32_t str
   descriptor.capacity = spec.capacity;
   descriptor.slot_offset = field.slot_offset;
   descriptor.count_offset = field.count_offset;
-  descriptor.by_field = field.by_field;
+  descriptor.by_labels = field.by_labels;
+  if (spec.indexed) {
+    descriptor.index_count = spec.capacity;
+    if (spec.by_speculative_token && plan.num_speculative_tokens < spec.capacity)
+      descriptor.index_count = plan.num_speculative_tokens;
+    descriptor.index_count += 1;
+  }
   descriptor.totals_offset = field.totals_offset;
   return descriptor;
 }

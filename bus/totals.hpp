@@ -24,7 +24,8 @@ struct FieldPlan {
   std::uint32_t count_offset = kNoOffset;   // Arrays: bytes to the 16-bit count.
   std::uint32_t totals_offset = kNoOffset;  // Words from the start of the body.
   std::uint32_t row_words = 0;              // Words of totals per label row.
-  std::uint32_t by_field = kNoField;        // Label field that splits it.
+  std::uint32_t by_labels = 0;  // Bit i: the stream's i-th label field splits it.
+  bool indexed = false;         // An array with a total for each index, and one for those beyond.
   const CellTable* table = nullptr;         // Distributions.
 };
 
@@ -52,12 +53,14 @@ inline void lay_out_totals(StreamPlan& plan) noexcept {
   for (std::uint32_t i = 0; i < plan.field_count; ++i) {
     FieldPlan& field = plan.fields[i];
     field.row_words =
-        totals_row_words(field.kind, field.table != nullptr ? field.table->cell_count() : 0);
+        field.indexed
+            ? field.capacity + 1u
+            : totals_row_words(field.kind, field.table != nullptr ? field.table->cell_count() : 0);
     field.totals_offset = kNoOffset;
     if (field.row_words == 0) continue;
     any = true;
     field.totals_offset = next;
-    next += field.row_words * (field.by_field != kNoField ? plan.label_rows : 1);
+    next += field.row_words * (field.by_labels != 0 ? plan.label_rows : 1);
   }
   plan.body_words = any ? next : 0;
 }
@@ -69,7 +72,7 @@ inline void clear_totals(const StreamPlan& plan, Word* body) noexcept {
   for (std::uint32_t i = 0; i < plan.field_count; ++i) {
     const FieldPlan& field = plan.fields[i];
     if (field.kind != Kind::gauge) continue;
-    const std::uint32_t rows = field.by_field != kNoField ? plan.label_rows : 1;
+    const std::uint32_t rows = field.by_labels != 0 ? plan.label_rows : 1;
     for (std::uint32_t row = 0; row < rows; ++row) body[field.totals_offset + row] = kAbsentBits;
   }
 }
@@ -163,6 +166,7 @@ inline void fold_value(Word* body, Word* total, const FieldPlan& field,
     case Kind::id:
     case Kind::stamp:
     case Kind::label:
+    case Kind::info:
       return;
   }
 }
@@ -197,6 +201,12 @@ inline std::uint64_t raw_of(const unsigned char* payload, std::uint32_t offset,
   return raw;
 }
 
+// Where element `k` of an array adds up. What continues an indexed array lies beyond its capacity,
+// and goes to the last total, `other`.
+constexpr std::uint32_t index_words(const FieldPlan& field, std::uint32_t k, bool continues) {
+  return !field.indexed ? 0 : continues ? field.capacity : k;
+}
+
 // Folds one copied payload into a body. `plan` was checked against the payload's size; array counts
 // above the capacity, which only a damaged writer stores, are cut.
 inline void fold_payload(const StreamPlan& plan, const Word* payload_words, Word* body) noexcept {
@@ -224,7 +234,7 @@ inline void fold_payload(const StreamPlan& plan, const Word* payload_words, Word
     }
     if (field.row_words == 0) continue;
     Word* total =
-        body + field.totals_offset + (field.by_field != kNoField ? row : 0) * field.row_words;
+        body + field.totals_offset + (field.by_labels != 0 ? row : 0) * field.row_words;
     if (field.capacity == 1) {
       if (!continues)
         fold_value(body, total, field, raw_of(payload, field.slot_offset, field.type));
@@ -233,7 +243,7 @@ inline void fold_payload(const StreamPlan& plan, const Word* payload_words, Word
     std::uint64_t count = raw_of(payload, field.count_offset, Type::u16);
     if (count > field.capacity) count = field.capacity;
     for (std::uint64_t k = 0; k < count; ++k) {
-      fold_value(body, total, field,
+      fold_value(body, total + index_words(field, static_cast<std::uint32_t>(k), continues), field,
                  raw_of(payload,
                         field.slot_offset + static_cast<std::uint32_t>(k) * type_bytes(field.type),
                         field.type));

@@ -49,13 +49,14 @@ struct OpenOptions {
   std::uint32_t local_rank = bus::kNoRank;  // Rank on this node; else `rank`.
   std::uint32_t local_world_size = 0;       // Ranks of the engine on this node; else `world_size`.
   std::uint64_t max_model_len = 0;          // Tokens; decides the buckets of token counts.
+  std::uint32_t num_speculative_tokens = 0;  // Draft positions that have series from the start.
   const char* gpu = "";                     // Device of this rank, as people know it.
   ClockDomain clock =
       ClockDomain::real;             // virtual_time: the caller gives every stamp, in nanoseconds.
   std::uint64_t clock_start_ns = 0;  // On the virtual clock: where it stands at open.
   std::uint64_t segment_bytes = 0;   // Else 2 MiB for a worker, 512 KiB for others.
   // Record types besides those of the role, from record_type<T>().
-  const bus::RecordType* records[16] = {};
+  const bus::RecordType* records[32] = {};
 };
 
 class Producer {

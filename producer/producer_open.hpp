@@ -192,7 +192,8 @@ inline bool Producer::choose_types(const OpenOptions& options, bus::SegmentPlan&
   bool ok = true;
   if (options.role == Role::scheduler) ok = add(record_type<SchedulerStep>());
   if (options.role == Role::frontend) {
-    ok = add(record_type<IterationStats>()) && add(record_type<FinishedRequest>());
+    ok = add(record_type<IterationStats>()) && add(record_type<FinishedRequest>()) &&
+         add(record_type<MultimodalCache>()) && add(record_type<SleepState>());
   }
   if (options.role == Role::worker)
     ok = add(record_type<WorkerStep>()) && add(record_type<Collective>());
@@ -264,6 +265,7 @@ inline bool Producer::start(const OpenOptions& options) noexcept {
   streams_ = arena_.take_array<Stream>(bus::kMaxStreams);
   *plan = bus::SegmentPlan{};
   plan->max_model_len = options.max_model_len;
+  plan->num_speculative_tokens = options.num_speculative_tokens;
   char path[bus::kPathBytes];
   bus::resolve_bus_path(options.bus, path);
   if (!choose_types(options, *plan) || !watch_forks()) return false;

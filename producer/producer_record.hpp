@@ -79,7 +79,9 @@ struct Folder {
       bus::Word* total = body + field.totals_offset;
       if constexpr (kSpec.by[0] != '\0') total += row * field.row_words;
       for (std::size_t i = 0; i < chunk.size; ++i) {
-        bus::fold_value(body, total, field, raw_value(chunk.data[i]));
+        bus::fold_value(body,
+                        total + bus::index_words(field, static_cast<std::uint32_t>(i), !first_part),
+                        field, raw_value(chunk.data[i]));
       }
     }
   }

@@ -44,6 +44,43 @@ struct Values {
   constexpr Values(const Container& values) : data(values.data()), size(values.size()) {}
 };
 
+// Text for an info field: lines of `label=value`, in words. What does not fit is left out, whole
+// lines at a time, and `is_cut` says so.
+class InfoText {
+ public:
+  static constexpr std::size_t kMaxBytes = bus::kMaxInfoBytes;
+
+  // Line breaks and backslashes of a value are escaped (\\n, \\\\), so that a value is one line.
+  void add(const char* label, const char* value) noexcept {
+    const std::size_t before = size_;
+    for (const char* at = label; *at != '\0'; ++at) put(*at);
+    put('=');
+    for (const char* at = value; *at != '\0'; ++at) {
+      if (*at == '\n' || *at == '\\') put('\\');
+      put(*at == '\n' ? 'n' : *at);
+    }
+    put('\n');
+    if (size_ <= kMaxBytes) return;
+    size_ = before;
+    is_cut_ = true;
+  }
+  bool is_cut() const noexcept { return is_cut_; }
+  // Valid as long as this text.
+  Values<std::uint64_t> words() noexcept {
+    for (std::size_t i = size_; i % 8 != 0; ++i) text_[i] = '\0';
+    return {reinterpret_cast<const std::uint64_t*>(text_), (size_ + 7) / 8};
+  }
+
+ private:
+  void put(char c) noexcept {
+    if (size_ < kMaxBytes) text_[size_] = c;
+    ++size_;
+  }
+  alignas(8) char text_[kMaxBytes] = {};
+  std::size_t size_ = 0;
+  bool is_cut_ = false;
+};
+
 template <class T>
 constexpr bus::Type type_of() {
   static_assert(!std::is_same<T, bool>::value, "bool has no fixed layout; use std::uint8_t");

@@ -28,6 +28,40 @@ inline constexpr double kStepValues[] = {0.001, 0.0025, 0.005, 0.0075, 0.01,  0.
                                          0.02,  0.03,   0.04,  0.05,   0.075, 0.1,
                                          0.15,  0.2,    0.3,   0.5,    1.0,   2.5};
 
+inline constexpr double kResidencyValues[] = {0.001, 0.002, 0.005, 0.01, 0.02, 0.05,  0.1,
+                                              0.2,   0.5,   1.0,   2.0,  5.0,  10.0,  20.0,
+                                              30.0,  60.0,  120.0, 300.0, 600.0, 1200.0, 1800.0};
+inline constexpr double kTransferTimeValues[] = {0.005, 0.01, 0.025, 0.05, 0.075, 0.1,
+                                                 0.2,   0.3,  0.5,   0.75, 1.0,   5.0};
+inline constexpr double kPostTimeValues[] = {0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1,
+                                             0.2,   0.3,   0.5,  0.75,  1.0,  5.0};
+inline constexpr double kTransferBytesValues[] = {
+    2048.0,     8192.0,      32768.0,     131072.0,     524288.0,     2097152.0,
+    8388608.0,  33554432.0,  134217728.0, 536870912.0,  2147483648.0, 8589934592.0};
+inline constexpr double kDescriptorsValues[] = {10,  20,   30,   50,   75,    100,   200,
+                                                400, 1000, 2000, 4000, 10000, 20000, 50000};
+inline constexpr double kOffloadBytesValues[] = {1e6, 5e6, 1e7, 2e7,   4e7,
+                                                 6e7, 8e7, 1e8, 1.5e8, 2e8};
+inline constexpr double kOffloadChunksValues[] = {1,    4,    16,    64,    256,
+                                                  1024, 4096, 16384, 65536, 262144};
+inline constexpr double kLookupSyncValues[] = {1e-5, 5e-5, 1e-4, 5e-4, 0.001, 0.005,
+                                               0.01, 0.05, 0.1,  0.5,  1.0};
+inline constexpr double kLookupAsyncValues[] = {1e-4, 5e-4, 0.001, 0.005, 0.01, 0.05,
+                                                0.1,  0.5,  1.0,   5.0,   10.0};
+inline constexpr double kStoreOperationValues[] = {0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4,
+                                                   0.5,   0.75,  1.0,  1.5,  2.0, 3.0, 4.0};
+
+inline constexpr bus::Bounds kResidency = bus::bounds_of(kResidencyValues, -12, 12);
+inline constexpr bus::Bounds kTransferTime = bus::bounds_of(kTransferTimeValues, -14, 4);
+inline constexpr bus::Bounds kPostTime = bus::bounds_of(kPostTimeValues, -14, 4);
+inline constexpr bus::Bounds kTransferBytes = bus::bounds_of(kTransferBytesValues, 8, 36);
+inline constexpr bus::Bounds kDescriptors = bus::bounds_of(kDescriptorsValues, 0, 17);
+inline constexpr bus::Bounds kOffloadBytes = bus::bounds_of(kOffloadBytesValues, 10, 32);
+inline constexpr bus::Bounds kOffloadChunks = bus::bounds_of(kOffloadChunksValues, 0, 20);
+inline constexpr bus::Bounds kLookupSync = bus::bounds_of(kLookupSyncValues, -20, 4);
+inline constexpr bus::Bounds kLookupAsync = bus::bounds_of(kLookupAsyncValues, -16, 6);
+// Split by operation and status, so a row's cells are few.
+inline constexpr bus::Bounds kStoreOperation = bus::bounds_of(kStoreOperationValues, -12, 4);
 inline constexpr bus::Bounds kTimeToFirstToken = bus::bounds_of(kTimeToFirstTokenValues, -20, 13);
 inline constexpr bus::Bounds kInterTokenLatency = bus::bounds_of(kInterTokenLatencyValues, -20, 13);
 inline constexpr bus::Bounds kRequest = bus::bounds_of(kRequestValues, -20, 13);
@@ -44,30 +78,40 @@ enum class FinishedReason : std::uint16_t { stop = 1, length, abort, error, repe
 #define RANKBUS_SCHEDULER_STEP_ROWS(FIELD, OPTIONAL, ARRAY)                                            \
   FIELD(std::uint64_t, stamp, stamp(), "When the step's output was handed to the front end")           \
   FIELD(std::uint64_t, step, id(), "The scheduler's own count of steps")                               \
-  FIELD(std::uint64_t, num_running_reqs, gauge("vllm:num_requests_running"),                           \
+  FIELD(std::uint32_t, num_running_reqs, gauge("vllm:num_requests_running"),                           \
         "Number of requests in model execution batches")                                               \
-  FIELD(std::uint64_t, num_waiting_reqs,                                                               \
+  FIELD(std::uint32_t, num_waiting_reqs,                                                               \
         gauge("vllm:num_requests_waiting_by_reason").with("reason", "capacity"),                       \
         "Number of waiting requests by reason: capacity (queued for room in the batch or the KV cache) or deferred (held back by something else)") \
-  FIELD(std::uint64_t, num_skipped_waiting_reqs,                                                       \
+  FIELD(std::uint32_t, num_skipped_waiting_reqs,                                                       \
         gauge("vllm:num_requests_waiting_by_reason").with("reason", "deferred"),                       \
         "Number of waiting requests by reason: capacity (queued for room in the batch or the KV cache) or deferred (held back by something else)") \
-  FIELD(std::uint64_t, num_requests_waiting, gauge("vllm:num_requests_waiting"),                       \
+  FIELD(std::uint32_t, num_requests_waiting, gauge("vllm:num_requests_waiting"),                       \
         "Number of requests waiting to be processed, deferred ones included")                          \
   FIELD(double, kv_cache_usage, gauge("vllm:kv_cache_usage_perc"),                                     \
         "Share of KV cache blocks in use, 0 to 1")                                                     \
-  FIELD(std::uint64_t, prefix_cache_requests, id(),                                                    \
-        "Requests that looked up the prefix cache in this step")                                       \
   FIELD(std::uint64_t, prefix_cache_queries,                                                           \
         counter("vllm:prefix_cache_queries_total").in(Unit::tokens),                                   \
         "Prompt tokens looked up in the prefix cache")                                                 \
   FIELD(std::uint64_t, prefix_cache_hits,                                                              \
         counter("vllm:prefix_cache_hits_total").in(Unit::tokens),                                      \
         "Prompt tokens found in the prefix cache")                                                     \
-  FIELD(std::uint64_t, prefix_cache_reset, id(), "1 if the prefix cache was reset before this step")   \
+  FIELD(std::uint64_t, external_prefix_cache_queries,                                                  \
+        counter("vllm:external_prefix_cache_queries_total").in(Unit::tokens),                          \
+        "Prompt tokens looked up in a cache that other instances share, by a KV connector")            \
+  FIELD(std::uint64_t, external_prefix_cache_hits,                                                     \
+        counter("vllm:external_prefix_cache_hits_total").in(Unit::tokens),                             \
+        "Prompt tokens found in a cache that other instances share, by a KV connector")                \
   OPTIONAL(std::uint64_t, step_interval_ns,                                                            \
         distribution("rankbus_step_interval_seconds", ::rankbus::bounds::kStep).in(Unit::nanoseconds), \
-        "Time from the output of one step to the output of the next, the only step time that adds up to wall time")
+        "Time from the output of one step to the output of the next, the only step time that adds up to wall time") \
+  FIELD(std::uint32_t, prefix_cache_requests, id(),                                                    \
+        "Requests that looked up the prefix cache in this step")                                       \
+  FIELD(std::uint32_t, external_prefix_cache_requests, id(),                                           \
+        "Requests that looked up the external prefix cache in this step")                              \
+  FIELD(std::uint8_t, prefix_cache_reset, id(), "1 if the prefix cache was reset before this step")    \
+  FIELD(std::uint8_t, external_prefix_cache_reset, id(),                                               \
+        "1 if the external prefix cache was reset before this step")
 
 #define RANKBUS_ITERATION_STATS_ROWS(FIELD, OPTIONAL, ARRAY)                                           \
   FIELD(std::uint64_t, stamp, stamp(), "When the front end had processed the outputs of one step")     \
@@ -182,18 +226,359 @@ enum class FinishedReason : std::uint16_t { stop = 1, length, abort, error, repe
   FIELD(std::uint16_t, flags, id(), "Reserved, zero")                                                  \
   FIELD(std::uint32_t, step, id(), "Low 32 bits of the worker's step")                                 \
   FIELD(std::uint32_t, ordinal, id(), "Collectives of this group before this one, counted by the writer")
+
+#define RANKBUS_MULTIMODAL_CACHE_ROWS(FIELD, OPTIONAL, ARRAY)                                          \
+  FIELD(std::uint64_t, stamp, stamp(), "When the front end reported them")                             \
+  FIELD(std::uint64_t, queries, counter("vllm:mm_cache_queries_total"),                                \
+        "Multimodal items looked up in the multimodal cache")                                          \
+  FIELD(std::uint64_t, hits, counter("vllm:mm_cache_hits_total"),                                      \
+        "Multimodal items found in the multimodal cache")                                              \
+  FIELD(std::uint32_t, requests, id(), "Requests with multimodal items")                               \
+  FIELD(std::uint8_t, reset, id(), "1 if the cache was reset before")
+
+#define RANKBUS_SLEEP_STATE_ROWS(FIELD, OPTIONAL, ARRAY)                                               \
+  FIELD(std::uint64_t, stamp, stamp(), "When the engine fell asleep or woke")                          \
+  FIELD(std::uint8_t, awake, gauge("vllm:engine_sleep_state").with("sleep_state", "awake"),            \
+        "1 for the sleep state that the engine is in")                                                 \
+  FIELD(std::uint8_t, weights_offloaded,                                                               \
+        gauge("vllm:engine_sleep_state").with("sleep_state", "weights_offloaded"),                     \
+        "1 for the sleep state that the engine is in")                                                 \
+  FIELD(std::uint8_t, discard_all, gauge("vllm:engine_sleep_state").with("sleep_state", "discard_all"), \
+        "1 for the sleep state that the engine is in")
+
+#define RANKBUS_CORRUPTED_REQUESTS_ROWS(FIELD, OPTIONAL, ARRAY)                                        \
+  FIELD(std::uint64_t, stamp, stamp(), "When they finished")                                           \
+  FIELD(std::uint64_t, num_corrupted_reqs, counter("vllm:corrupted_requests_total"),                   \
+        "Finished requests with a NaN in their logits")
+
+#define RANKBUS_KV_BLOCK_EVICTION_ROWS(FIELD, OPTIONAL, ARRAY)                                         \
+  FIELD(std::uint64_t, stamp, stamp(), "When the block was evicted, or its step reported")             \
+  OPTIONAL(double, lifetime_seconds,                                                                   \
+        distribution("vllm:kv_block_lifetime_seconds", ::rankbus::bounds::kResidency).in(Unit::seconds), \
+        "Time from allocation to eviction, of sampled KV cache blocks")                                \
+  OPTIONAL(double, idle_seconds,                                                                       \
+        distribution("vllm:kv_block_idle_before_evict_seconds", ::rankbus::bounds::kResidency).in(Unit::seconds), \
+        "Time from the last access to eviction, of sampled KV cache blocks")                           \
+  ARRAY(double, 4, reuse_gap_seconds,                                                                  \
+        distribution("vllm:kv_block_reuse_gap_seconds", ::rankbus::bounds::kResidency).in(Unit::seconds), \
+        "Time between the last accesses of sampled KV cache blocks, as known at eviction")
+
+#define RANKBUS_LORA_STATE_ROWS(FIELD, OPTIONAL, ARRAY)                                                \
+  FIELD(std::uint64_t, stamp, stamp(), "When the step reported it")                                    \
+  ARRAY(std::uint64_t, 64, adapters, info("vllm:lora_requests_info").in(Unit::seconds),                \
+        "When this combination of LoRA adapters was last reported, seconds since the epoch; only the present one is shown")
+
+#define RANKBUS_CACHE_CONFIG_ROWS(FIELD, OPTIONAL, ARRAY)                                              \
+  FIELD(std::uint64_t, stamp, stamp(), "When the engine had started")                                  \
+  ARRAY(std::uint64_t, 256, config, info("vllm:cache_config_info"),                                    \
+        "1; the configuration of the engine's KV cache")
+
+#define RANKBUS_SPEC_DECODING_ROWS(FIELD, OPTIONAL, ARRAY)                                             \
+  FIELD(std::uint64_t, stamp, stamp(), "When the step's output was handed to the front end")           \
+  FIELD(std::uint64_t, num_drafts, counter("vllm:spec_decode_num_drafts_total"),                       \
+        "Drafts that speculative decoding proposed")                                                   \
+  FIELD(std::uint64_t, num_draft_tokens,                                                               \
+        counter("vllm:spec_decode_num_draft_tokens_total").in(Unit::tokens),                           \
+        "Tokens that speculative decoding proposed")                                                   \
+  FIELD(std::uint64_t, num_accepted_tokens,                                                            \
+        counter("vllm:spec_decode_num_accepted_tokens_total").in(Unit::tokens),                        \
+        "Proposed tokens that were accepted")                                                          \
+  ARRAY(std::uint64_t, 32, num_accepted_tokens_per_pos,                                                \
+        counter("vllm:spec_decode_num_accepted_tokens_per_pos_total").in(Unit::tokens).for_each_speculative_token(), \
+        "Accepted tokens by their position in the draft")                                              \
+  ARRAY(std::uint64_t, 32, num_draft_tokens_per_pos,                                                   \
+        counter("rankbus_spec_decode_num_draft_tokens_per_pos_total").in(Unit::tokens).for_each_speculative_token(), \
+        "Proposed tokens by their position in the draft")
+
+#define RANKBUS_DIFFUSION_DECODING_ROWS(FIELD, OPTIONAL, ARRAY)                                        \
+  FIELD(std::uint64_t, stamp, stamp(), "When the step's output was handed to the front end")           \
+  FIELD(std::uint64_t, num_denoising_steps, counter("vllm:diffusion_num_denoising_steps_total"),       \
+        "Denoising steps of a diffusion language model")                                               \
+  FIELD(std::uint64_t, num_canvas_positions, counter("vllm:diffusion_num_canvas_positions_total"),     \
+        "Canvas positions that denoising steps evaluated")                                             \
+  FIELD(std::uint64_t, num_committed_tokens,                                                           \
+        counter("vllm:diffusion_num_committed_tokens_total").in(Unit::tokens),                         \
+        "Tokens that denoising steps committed")
+
+#define RANKBUS_PERF_STATS_ROWS(FIELD, OPTIONAL, ARRAY)                                                \
+  FIELD(std::uint64_t, stamp, stamp(), "When the step was scheduled")                                  \
+  FIELD(std::uint64_t, num_flops_per_gpu, counter("vllm:estimated_flops_per_gpu_total"),               \
+        "Floating-point operations of one GPU, estimated from the schedule")                           \
+  FIELD(std::uint64_t, num_read_bytes_per_gpu,                                                         \
+        counter("vllm:estimated_read_bytes_per_gpu_total").in(Unit::bytes),                            \
+        "Bytes that one GPU reads from its memory, estimated from the schedule")                       \
+  FIELD(std::uint64_t, num_write_bytes_per_gpu,                                                        \
+        counter("vllm:estimated_write_bytes_per_gpu_total").in(Unit::bytes),                           \
+        "Bytes that one GPU writes to its memory, estimated from the schedule")
+
+#define RANKBUS_CUDA_GRAPH_ROWS(FIELD, OPTIONAL, ARRAY)                                                \
+  FIELD(std::uint64_t, stamp, stamp(), "When the step ran, or the graph was captured")                 \
+  FIELD(std::uint32_t, num_unpadded_tokens, id(), "Tokens of the batch")                               \
+  FIELD(std::uint32_t, num_padded_tokens, id(), "Tokens that were computed, padding included")         \
+  FIELD(std::uint16_t, runtime_mode, label("mode"),                                                    \
+        "CUDA graph mode of the batch: FULL, PIECEWISE, or NONE where it ran without a graph")         \
+  FIELD(std::uint8_t, captured, id(), "1 if a graph was captured, not replayed")                       \
+  FIELD(std::uint32_t, num_paddings,                                                                   \
+        counter("rankbus_cudagraph_padding_tokens_total").in(Unit::tokens).split_by("runtime_mode"),   \
+        "Tokens computed only because no CUDA graph of the batch's size was captured, by runtime mode") \
+  FIELD(std::uint32_t, replays, counter("rankbus_cudagraph_replays_total").split_by("runtime_mode"),   \
+        "Batches by CUDA graph runtime mode; mode NONE ran without a graph")                           \
+  FIELD(std::uint32_t, captures, counter("rankbus_cudagraph_captures_total").split_by("runtime_mode"), \
+        "CUDA graphs captured, by runtime mode")                                                       \
+  FIELD(std::uint32_t, replayed_tokens,                                                                \
+        counter("rankbus_cudagraph_tokens_total").in(Unit::tokens).split_by("runtime_mode"),           \
+        "Tokens of batches, padding excluded, by CUDA graph runtime mode")
+
+#define RANKBUS_CUDA_GRAPH_CONFIG_ROWS(FIELD, OPTIONAL, ARRAY)                                         \
+  FIELD(std::uint64_t, stamp, stamp(), "When the engine had started")                                  \
+  ARRAY(std::uint64_t, 256, config, info("rankbus_cudagraph_config_info"),                             \
+        "1; the configured CUDA graph mode and capture sizes")
+
+#define RANKBUS_ITERATION_DETAILS_ROWS(FIELD, OPTIONAL, ARRAY)                                         \
+  FIELD(std::uint64_t, stamp, stamp(), "When the step's output was handed to the front end")           \
+  FIELD(std::uint64_t, iteration_index, id(), "The scheduler's own count of iterations")               \
+  FIELD(std::uint32_t, num_ctx_requests, id(), "Requests in prefill")                                  \
+  FIELD(std::uint32_t, num_ctx_tokens, id(), "Tokens of requests in prefill")                          \
+  FIELD(std::uint32_t, num_generation_requests, id(), "Requests in decode")                            \
+  FIELD(std::uint32_t, num_generation_tokens, id(), "Tokens of requests in decode")                    \
+  FIELD(std::uint32_t, num_encoder_inputs, id(), "Multimodal inputs that the encoder processed")       \
+  FIELD(std::uint32_t, num_encoder_output_tokens, id(), "Embeddings that the encoder produced")        \
+  FIELD(double, elapsed_ms, id(), "Duration of the iteration, milliseconds")                           \
+  FIELD(double, kv_cache_usage, id(), "Share of KV cache blocks in use, 0 to 1")                       \
+  FIELD(std::uint8_t, is_dummy, id(), "1 for a batch without work")
+
+// NIXL and MoRI-IO report the same. One record per transfer, per failure, or per anything else that
+// the counters name; the fields of the rank's own series are filled by `derive`.
+#define RANKBUS_KV_TRANSFER_ROWS(FIELD, OPTIONAL, ARRAY, prefix, connector)                            \
+  FIELD(std::uint64_t, stamp, stamp(), "When the transfer ended")                                      \
+  OPTIONAL(double, transfer_duration_seconds,                                                          \
+        distribution("vllm:" prefix "_xfer_time_seconds", ::rankbus::bounds::kTransferTime).in(Unit::seconds), \
+        "Duration of KV cache transfers, of all ranks")                                                \
+  OPTIONAL(double, post_duration_seconds,                                                              \
+        distribution("vllm:" prefix "_post_time_seconds", ::rankbus::bounds::kPostTime).in(Unit::seconds), \
+        "Time to post KV cache transfers, of all ranks")                                               \
+  OPTIONAL(std::uint64_t, bytes_transferred,                                                           \
+        distribution("vllm:" prefix "_bytes_transferred", ::rankbus::bounds::kTransferBytes).in(Unit::bytes), \
+        "Bytes per KV cache transfer, of all ranks")                                                   \
+  OPTIONAL(std::uint64_t, num_descriptors,                                                             \
+        distribution("vllm:" prefix "_num_descriptors", ::rankbus::bounds::kDescriptors),              \
+        "Descriptors per KV cache transfer, of all ranks")                                             \
+  FIELD(std::uint32_t, num_failed_transfers, counter("vllm:" prefix "_num_failed_transfers_total"),    \
+        "KV cache transfers that failed, sum over ranks")                                              \
+  FIELD(std::uint32_t, num_failed_notifications, counter("vllm:" prefix "_num_failed_notifications_total"), \
+        "Notifications of KV cache transfers that failed, sum over ranks")                             \
+  FIELD(std::uint32_t, num_kv_expired_reqs, counter("vllm:" prefix "_num_kv_expired_reqs_total"),      \
+        "Requests whose KV cache expired before it was fetched, sum over ranks")                       \
+  RANKBUS_KV_TRANSFER_RANK_ROWS(FIELD, connector)
+
+// What a rank moved, also for connectors without families of vLLM's.
+#define RANKBUS_KV_TRANSFER_RANK_ROWS(FIELD, connector)                                                \
+  FIELD(std::uint16_t, peer, label("peer"), "The other side of the transfer, where it is known")       \
+  FIELD(std::uint32_t, rank_transfers,                                                                 \
+        counter("rankbus_kv_transfers_total").with("connector", connector).split_by("peer").reduced(Reduction::each), \
+        "KV cache transfers of this rank; add ranks for the engine")                                   \
+  FIELD(std::uint32_t, rank_failures,                                                                  \
+        counter("rankbus_kv_transfer_failures_total").with("connector", connector).split_by("peer").reduced(Reduction::each), \
+        "Failed KV cache transfers and notifications of this rank; add ranks for the engine")          \
+  FIELD(std::uint64_t, rank_bytes,                                                                     \
+        counter("rankbus_kv_transfer_bytes_total").with("connector", connector).in(Unit::bytes).split_by("peer").reduced(Reduction::each), \
+        "Bytes of this rank's KV cache transfers; add ranks for the engine")                           \
+  FIELD(double, rank_seconds,                                                                          \
+        counter("rankbus_kv_transfer_seconds_total").with("connector", connector).in(Unit::seconds).split_by("peer").reduced(Reduction::each), \
+        "Durations of this rank's KV cache transfers, added up also where they overlap; the largest of the ranks is what a request waits for")
+
+#define RANKBUS_NIXL_ROWS(FIELD, OPTIONAL, ARRAY) \
+  RANKBUS_KV_TRANSFER_ROWS(FIELD, OPTIONAL, ARRAY, "nixl", "nixl")
+#define RANKBUS_MORIIO_ROWS(FIELD, OPTIONAL, ARRAY) \
+  RANKBUS_KV_TRANSFER_ROWS(FIELD, OPTIONAL, ARRAY, "moriio", "moriio")
+
+// vLLM shows Mooncake's transfers in its log only.
+#define RANKBUS_MOONCAKE_ROWS(FIELD, OPTIONAL, ARRAY)                                                  \
+  FIELD(std::uint64_t, stamp, stamp(), "When the transfer ended")                                      \
+  OPTIONAL(double, transfer_duration_seconds, id(), "Duration of the transfer")                        \
+  OPTIONAL(std::uint64_t, bytes_transferred, id(), "Bytes transferred")                                \
+  OPTIONAL(std::uint64_t, num_descriptors, id(), "Descriptors of the transfer")                        \
+  FIELD(std::uint32_t, num_failed_transfers, id(), "Transfers that failed")                            \
+  FIELD(std::uint32_t, num_failed_recvs, id(), "Receives that failed")                                 \
+  FIELD(std::uint32_t, num_kv_expired_reqs, id(), "Requests whose KV cache expired")                   \
+  RANKBUS_KV_TRANSFER_RANK_ROWS(FIELD, "mooncake")
+
+#define RANKBUS_MOONCAKE_STORE_ROWS(FIELD, OPTIONAL, ARRAY)                                            \
+  FIELD(std::uint64_t, stamp, stamp(), "When the operation ended")                                     \
+  FIELD(std::uint16_t, operation, label("operation"), "save_put, load_get, lookup_exists, ...")        \
+  FIELD(std::uint16_t, status, label("status"), "ok, error, ...")                                      \
+  FIELD(std::uint32_t, operations,                                                                     \
+        counter("vllm:mooncake_store_operation_total").split_by("operation status"),                   \
+        "Operations on the Mooncake store")                                                            \
+  FIELD(double, duration_seconds,                                                                      \
+        distribution("vllm:mooncake_store_operation_time_seconds", ::rankbus::bounds::kStoreOperation).in(Unit::seconds).split_by("operation status"), \
+        "Duration of operations on the Mooncake store")                                                \
+  FIELD(std::uint64_t, num_keys,                                                                       \
+        counter("vllm:mooncake_store_operation_keys_total").split_by("operation status"),              \
+        "Keys of operations on the Mooncake store")                                                    \
+  FIELD(std::uint64_t, num_bytes,                                                                      \
+        counter("vllm:mooncake_store_operation_bytes_total").in(Unit::bytes).split_by("operation status"), \
+        "Bytes of operations on the Mooncake store")                                                   \
+  FIELD(std::uint64_t, num_failed_keys,                                                                \
+        counter("vllm:mooncake_store_operation_failed_keys_total").split_by("operation status"),       \
+        "Keys that operations on the Mooncake store failed for")
+
+#define RANKBUS_OFFLOADING_ROWS(FIELD, OPTIONAL, ARRAY)                                                \
+  FIELD(std::uint64_t, stamp, stamp(), "When the operations were reported")                            \
+  FIELD(std::uint64_t, load_bytes, counter("vllm:kv_offload_load_bytes_total").in(Unit::bytes),        \
+        "Bytes moved from the offloading medium to GPUs, sum over ranks")                              \
+  FIELD(std::uint64_t, store_bytes, counter("vllm:kv_offload_store_bytes_total").in(Unit::bytes),      \
+        "Bytes moved from GPUs to the offloading medium, sum over ranks")                              \
+  FIELD(double, load_time, counter("vllm:kv_offload_load_time_total").in(Unit::seconds),               \
+        "Seconds of operations from the offloading medium to GPUs, sum over ranks")                    \
+  FIELD(double, store_time, counter("vllm:kv_offload_store_time_total").in(Unit::seconds),             \
+        "Seconds of operations from GPUs to the offloading medium, sum over ranks")                    \
+  ARRAY(std::uint64_t, 16, load_size,                                                                  \
+        distribution("vllm:kv_offload_load_size", ::rankbus::bounds::kOffloadBytes).in(Unit::bytes),   \
+        "Bytes per operation from the offloading medium to a GPU")                                     \
+  ARRAY(std::uint64_t, 16, store_size,                                                                 \
+        distribution("vllm:kv_offload_store_size", ::rankbus::bounds::kOffloadBytes).in(Unit::bytes),  \
+        "Bytes per operation from a GPU to the offloading medium")
+
+#define RANKBUS_OFFLOADING_CPU_ROWS(FIELD, OPTIONAL, ARRAY)                                            \
+  FIELD(std::uint64_t, stamp, stamp(), "When it was reported")                                         \
+  OPTIONAL(double, cpu_cache_usage_perc,                                                               \
+        gauge("vllm:kv_offload_cpu_cache_usage_perc"),                                                 \
+        "Share of the CPU cache that active transfers pin, 0 to 1")                                    \
+  OPTIONAL(double, cpu_cache_write_usage_perc,                                                         \
+        gauge("vllm:kv_offload_cpu_cache_write_usage_perc"),                                           \
+        "Share of the CPU cache that active stores pin, 0 to 1")                                       \
+  OPTIONAL(double, cpu_cache_read_usage_perc,                                                          \
+        gauge("vllm:kv_offload_cpu_cache_read_usage_perc"),                                            \
+        "Share of the CPU cache that active loads pin, 0 to 1")                                        \
+  ARRAY(std::uint64_t, 16, cpu_allocation_size,                                                        \
+        distribution("vllm:kv_offload_cpu_allocation_size", ::rankbus::bounds::kOffloadChunks),        \
+        "Chunks requested to prepare a store")
+
+#define RANKBUS_OFFLOADING_SKIPPED_ROWS(FIELD, OPTIONAL, ARRAY)                                        \
+  FIELD(std::uint64_t, stamp, stamp(), "When it was reported")                                         \
+  FIELD(std::uint64_t, stores_skipped, counter("vllm:kv_offload_stores_skipped_total"),                \
+        "Blocks not stored, because they were not used often enough")
+
+#define RANKBUS_OFFLOADING_LOOKUP_ROWS(FIELD, OPTIONAL, ARRAY)                                         \
+  FIELD(std::uint64_t, stamp, stamp(), "When it was reported")                                         \
+  FIELD(std::uint64_t, allocation_failures, counter("vllm:kv_offload_allocation_failure_total"),       \
+        "Stores that found no room in the offloading medium")                                          \
+  ARRAY(double, 16, lookup_sync_delay_seconds,                                                         \
+        distribution("vllm:kv_offload_lookup_sync_delay_seconds", ::rankbus::bounds::kLookupSync).in(Unit::seconds), \
+        "Time that lookups in the offloading medium held the scheduler up")                            \
+  ARRAY(double, 16, lookup_async_delay_seconds,                                                        \
+        distribution("vllm:kv_offload_lookup_async_delay_seconds", ::rankbus::bounds::kLookupAsync).in(Unit::seconds), \
+        "Time that requests waited for lookups in the offloading medium")
+
+#define RANKBUS_OFFLOADING_CONFIG_ROWS(FIELD, OPTIONAL, ARRAY)                                         \
+  FIELD(std::uint64_t, stamp, stamp(), "When the connector had started")                               \
+  ARRAY(std::uint64_t, 256, config, info("vllm:kv_offload_config_info"),                               \
+        "1; the configuration of KV cache offloading")
+
+#define RANKBUS_HISPARSE_ROWS(FIELD, OPTIONAL, ARRAY)                                                  \
+  FIELD(std::uint64_t, stamp, stamp(), "When it was reported")                                         \
+  FIELD(std::uint64_t, cache_hits, counter("vllm:hisparse_cache_hits_total"),                          \
+        "Hits of the sparse-attention hot buffer, sum over ranks")                                     \
+  FIELD(std::uint64_t, cache_misses, counter("vllm:hisparse_cache_misses_total"),                      \
+        "Misses of the sparse-attention hot buffer, sum over ranks")                                   \
+  FIELD(std::uint64_t, host_to_device_bytes, counter("vllm:hisparse_host_to_device_bytes_total").in(Unit::bytes), \
+        "Bytes fetched from host memory into the sparse-attention hot buffer, sum over ranks")
 // clang-format on
 
-RANKBUS_RECORD(SchedulerStep, "scheduler_step", 1, "One step of an engine's scheduler",
+RANKBUS_RECORD(SchedulerStep, "scheduler_step", 10, "One step of an engine's scheduler",
                RANKBUS_SCHEDULER_STEP_ROWS)
-RANKBUS_RECORD(IterationStats, "iteration_stats", 2, "What a front end saw of one engine step",
+RANKBUS_RECORD(IterationStats, "iteration_stats", 20, "What a front end saw of one engine step",
                RANKBUS_ITERATION_STATS_ROWS)
-RANKBUS_RECORD(FinishedRequest, "finished_request", 1, "One finished request",
+RANKBUS_RECORD(FinishedRequest, "finished_request", 10, "One finished request",
                RANKBUS_FINISHED_REQUEST_ROWS)
-RANKBUS_RECORD(WorkerStep, "worker_step", 1, "One forward call of one rank",
+RANKBUS_RECORD(MultimodalCache, "multimodal_cache", 1, "Lookups in the multimodal cache",
+               RANKBUS_MULTIMODAL_CACHE_ROWS)
+RANKBUS_RECORD(SleepState, "sleep_state", 1, "The engine's sleep state", RANKBUS_SLEEP_STATE_ROWS)
+RANKBUS_RECORD(WorkerStep, "worker_step", 10, "One forward call of one rank",
                RANKBUS_WORKER_STEP_ROWS)
-RANKBUS_RECORD(Collective, "collective", 1, "One collective as one rank saw it",
+RANKBUS_RECORD(Collective, "collective", 10, "One collective as one rank saw it",
                RANKBUS_COLLECTIVE_ROWS)
+
+// The rest is declared where the feature is configured, so that the families of a feature appear
+// where it is used: `OpenOptions::records`.
+RANKBUS_RECORD(CorruptedRequests, "corrupted_requests", 1, "Finished requests with NaN logits",
+               RANKBUS_CORRUPTED_REQUESTS_ROWS)
+RANKBUS_RECORD(KvBlockEviction, "kv_block_eviction", 4, "The eviction of one sampled KV block",
+               RANKBUS_KV_BLOCK_EVICTION_ROWS)
+RANKBUS_RECORD(SpecDecoding, "spec_decoding", 4, "Speculative decoding of one engine step",
+               RANKBUS_SPEC_DECODING_ROWS)
+RANKBUS_RECORD(DiffusionDecoding, "diffusion_decoding", 4, "Diffusion decoding of one engine step",
+               RANKBUS_DIFFUSION_DECODING_ROWS)
+RANKBUS_RECORD(PerfStats, "perf_stats", 4, "Estimated work of one engine step on one GPU",
+               RANKBUS_PERF_STATS_ROWS)
+RANKBUS_RECORD(CudaGraph, "cuda_graph", 4, "One batch, or one capture, by its CUDA graph",
+               RANKBUS_CUDA_GRAPH_ROWS)
+RANKBUS_RECORD(CudaGraphConfig, "cuda_graph_config", 1, "Configuration of CUDA graphs",
+               RANKBUS_CUDA_GRAPH_CONFIG_ROWS)
+RANKBUS_RECORD(IterationDetails, "iteration_details", 4, "One engine iteration, for the log",
+               RANKBUS_ITERATION_DETAILS_ROWS)
+RANKBUS_RECORD(LoraState, "lora_state", 1, "The LoRA adapters in use", RANKBUS_LORA_STATE_ROWS)
+RANKBUS_RECORD(CacheConfig, "cache_config", 1, "Configuration of the KV cache",
+               RANKBUS_CACHE_CONFIG_ROWS)
+
+// Streams named `connector:NAME` or `connector:NAME:PART` are what the connector NAME reports.
+RANKBUS_RECORD(NixlTransfer, "connector:nixl", 8, "One KV cache transfer by NIXL",
+               RANKBUS_NIXL_ROWS)
+RANKBUS_RECORD(MoriioTransfer, "connector:moriio", 8, "One KV cache transfer by MoRI-IO",
+               RANKBUS_MORIIO_ROWS)
+RANKBUS_RECORD(MooncakeTransfer, "connector:mooncake", 8, "One KV cache transfer by Mooncake",
+               RANKBUS_MOONCAKE_ROWS)
+RANKBUS_RECORD(MooncakeStoreOperation, "connector:mooncake_store", 8,
+               "One operation on the Mooncake store", RANKBUS_MOONCAKE_STORE_ROWS)
+RANKBUS_RECORD(Offloading, "connector:offloading", 8, "KV cache offloading since the last report",
+               RANKBUS_OFFLOADING_ROWS)
+RANKBUS_RECORD(OffloadingCpu, "connector:offloading:cpu", 4, "The CPU cache of KV cache offloading",
+               RANKBUS_OFFLOADING_CPU_ROWS)
+RANKBUS_RECORD(OffloadingSkipped, "connector:offloading:skipped", 1,
+               "Stores that KV cache offloading skipped", RANKBUS_OFFLOADING_SKIPPED_ROWS)
+RANKBUS_RECORD(OffloadingLookup, "connector:offloading:lookup", 4,
+               "Lookups and failed allocations of KV cache offloading",
+               RANKBUS_OFFLOADING_LOOKUP_ROWS)
+RANKBUS_RECORD(OffloadingConfig, "connector:offloading:config", 1,
+               "Configuration of KV cache offloading", RANKBUS_OFFLOADING_CONFIG_ROWS)
+RANKBUS_RECORD(HiSparse, "connector:hisparse", 4, "The sparse-attention hot buffer",
+               RANKBUS_HISPARSE_ROWS)
+
+inline constexpr std::uint32_t kBuiltInTypes = 27;
+
+// All built-in record types: those of roles first, then those of features.
+inline void list_built_in_types(const bus::RecordType* (&out)[kBuiltInTypes]) noexcept {
+  const bus::RecordType* const all[] = {record_type<SchedulerStep>(),
+                                        record_type<IterationStats>(),
+                                        record_type<FinishedRequest>(),
+                                        record_type<MultimodalCache>(),
+                                        record_type<SleepState>(),
+                                        record_type<WorkerStep>(),
+                                        record_type<Collective>(),
+                                        record_type<CorruptedRequests>(),
+                                        record_type<KvBlockEviction>(),
+                                        record_type<SpecDecoding>(),
+                                        record_type<DiffusionDecoding>(),
+                                        record_type<PerfStats>(),
+                                        record_type<CudaGraph>(),
+                                        record_type<CudaGraphConfig>(),
+                                        record_type<IterationDetails>(),
+                                        record_type<LoraState>(),
+                                        record_type<CacheConfig>(),
+                                        record_type<NixlTransfer>(),
+                                        record_type<MoriioTransfer>(),
+                                        record_type<MooncakeTransfer>(),
+                                        record_type<MooncakeStoreOperation>(),
+                                        record_type<Offloading>(),
+                                        record_type<OffloadingCpu>(),
+                                        record_type<OffloadingSkipped>(),
+                                        record_type<OffloadingLookup>(),
+                                        record_type<OffloadingConfig>(),
+                                        record_type<HiSparse>()};
+  static_assert(sizeof all / sizeof all[0] == kBuiltInTypes, "a type is missing from the list");
+  for (std::uint32_t i = 0; i < kBuiltInTypes; ++i) out[i] = all[i];
+}
 
 // Fields that follow from others are filled by `record`, by vLLM's formulas (stats.py), so that no
 // caller can make them disagree.
@@ -216,6 +601,45 @@ inline void derive(FinishedRequest& record) noexcept {
 }
 inline void derive(WorkerStep& record) noexcept {
   record.steps = 1;
+}
+inline void derive(CudaGraph& record) noexcept {
+  record.replays = record.captured != 0 ? 0 : 1;
+  record.captures = record.captured != 0 ? 1 : 0;
+  record.replayed_tokens = record.captured != 0 ? 0 : record.num_unpadded_tokens;
+  record.num_paddings = record.captured != 0 || record.num_padded_tokens < record.num_unpadded_tokens
+                            ? 0
+                            : record.num_padded_tokens - record.num_unpadded_tokens;
+}
+inline void derive(MooncakeStoreOperation& record) noexcept {
+  record.operations = 1;
+}
+
+// A record with a duration is a transfer that succeeded.
+template <class Transfer>
+void derive_rank_transfer(Transfer& record, std::uint32_t failures) noexcept {
+  const bool succeeded = bus::bits_of(record.transfer_duration_seconds) != bus::kAbsentBits;
+  record.rank_transfers = succeeded ? 1 : 0;
+  record.rank_bytes = succeeded ? record.bytes_transferred : 0;
+  record.rank_seconds = succeeded ? record.transfer_duration_seconds : 0;
+  record.rank_failures = failures;
+}
+inline void derive(NixlTransfer& record) noexcept {
+  derive_rank_transfer(record, record.num_failed_transfers + record.num_failed_notifications);
+}
+inline void derive(MoriioTransfer& record) noexcept {
+  derive_rank_transfer(record, record.num_failed_transfers + record.num_failed_notifications);
+}
+inline void derive(MooncakeTransfer& record) noexcept {
+  derive_rank_transfer(record, record.num_failed_transfers + record.num_failed_recvs);
+}
+
+// The record of an engine that wakes (not asleep) or sleeps at a level; vLLM knows 1 and 2.
+inline SleepState sleep_state(bool asleep, int level) noexcept {
+  SleepState state;
+  state.awake = asleep ? 0 : 1;
+  state.weights_offloaded = asleep && level == 1 ? 1 : 0;
+  state.discard_all = asleep && level == 2 ? 1 : 0;
+  return state;
 }
 
 }  // namespace rankbus

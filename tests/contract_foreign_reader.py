@@ -46,7 +46,7 @@ EIGHTHS = (
 FIELD_WORDS = (
     "name_offset name_bytes metric_offset metric_bytes help_offset help_bytes fixed_label_offset fixed_label_bytes"
     " fixed_value_offset fixed_value_bytes domain_offset domain_bytes bounds_offset bounds_count native_first"
-    " native_last kind type unit reduction capacity slot_offset count_offset by_field totals_offset field_spare"
+    " native_last kind type unit reduction capacity slot_offset count_offset by_labels totals_offset index_count"
 ).split()
 STREAM_WORDS = (
     "slots_offset checkpoint_offset name_offset name_bytes help_offset help_bytes first_field field_count slot_format"
@@ -92,6 +92,8 @@ class Field:
         self.row_words = {COUNTER: 1, RUNNING_TOTAL: 1, GAUGE: 1}.get(self.kind, 0)
         if self.kind == DISTRIBUTION:
             self.row_words = 1 + len(self.bounds) + 2
+        if self.index_count:
+            self.row_words = self.capacity + 1
 
     def union(self):
         steps = 8 * (self.native_last - self.native_first) + 1
@@ -133,7 +135,7 @@ class Stream:
             body[4] = 1
         for field in self.fields:
             if field.kind == GAUGE:
-                rows = self.label_rows if field.by_field != NONE else 1
+                rows = self.label_rows if field.by_labels else 1
                 body[field.totals_offset : field.totals_offset + rows] = [2**64 - 1] * rows
         return body
 
@@ -169,14 +171,15 @@ class Stream:
                 body[1] = stamp or body[1]
             if field.row_words == 0:
                 continue
-            at = field.totals_offset + (row * field.row_words if field.by_field != NONE else 0)
+            at = field.totals_offset + (row * field.row_words if field.by_labels else 0)
             if field.capacity == 1:
                 if not continued:
                     self.fold_value(body, at, field, self.raw(payload, field.slot_offset, size))
                 continue
             count = min(self.raw(payload, field.count_offset, 2), field.capacity)
             for k in range(count):
-                self.fold_value(body, at, field, self.raw(payload, field.slot_offset + k * size, size))
+                index = 0 if not field.index_count else field.capacity if continued else k
+                self.fold_value(body, at + index, field, self.raw(payload, field.slot_offset + k * size, size))
 
     def fold_value(self, body, at, field, raw):
         if raw == 2 ** (8 * TYPE_BYTES[field.type]) - 1:
@@ -307,16 +310,23 @@ class Reader:
                 if field.row_words == 0 or not field.metric:
                     continue
                 fixed = [(field.fixed_label, field.fixed_value)] if field.fixed_label else []
-                for row in range(body[4] if field.by_field != NONE else 1):
+                if field.index_count:
+                    for index, total in enumerate(body[field.totals_offset :][: field.row_words]):
+                        if index < field.index_count - 1 or total:
+                            text = "other" if index == field.capacity else str(index)
+                            found[field.metric, ((field.fixed_label, text),)] = total
+                    continue
+                for row in range(body[4] if field.by_labels else 1):
                     words = body[field.totals_offset + row * field.row_words :][: field.row_words]
                     labels = list(fixed)
-                    if field.by_field != NONE:
+                    if field.by_labels:
                         if row == 0 and not any(words):
                             continue
-                        label = stream.fields[field.by_field]
-                        position = stream.labels.index(field.by_field)
                         key = body[6 + row] if row else 0
-                        labels.append((label.metric, self.label_text(label, key >> 16 * position & 0xFFFF)))
+                        for position, label in enumerate(stream.fields[index] for index in stream.labels):
+                            if field.by_labels >> position & 1:
+                                text = self.label_text(label, key >> 16 * position & 0xFFFF)
+                                labels.append((label.metric, text))
                     if field.kind == GAUGE and words[0] == 2**64 - 1:
                         continue
                     number = as_double(words[0]) if field.type == F64 else words[0]
@@ -351,6 +361,8 @@ class Expected:
         self.invalid = self.negative = self.overflow = self.records = 0
         self.observed = collections.defaultdict(list)
         self.rows = []
+        for index in range(4):  # They are there before the first record.
+            self.series["test_expert_tokens_total", (("expert", str(index)),)] = 0
         for call in calls:
             self.take(call)
         self.histogram("test_wait_seconds", [float(fractions.Fraction(le) * 10**9) for le in WAIT], [float(le) for le in WAIT])
@@ -365,7 +377,8 @@ class Expected:
         return raw
 
     def take(self, call):
-        parts = max(1, -(-len(call["latencies"]) // 4), -(-len(call["sizes"]) // 3))
+        arrays = ("latencies", 4), ("sizes", 3), ("expert_tokens", 4)
+        parts = max(1, *(-(-len(call[name]) // capacity) for name, capacity in arrays))
         self.records += parts
         labels = (call["colour"], call["peer"])
         if labels != (0, 0) and labels not in self.rows:
@@ -378,6 +391,7 @@ class Expected:
         for name, metric, where in [
             ("calls", "test_calls_total", colour),
             ("moved_bytes", "test_moved_bytes_total", peer),
+            ("pairs", "test_pairs_total", colour + peer),
             ("credit", "test_credit_total", (("side", "left"),)),
         ]:
             amount = self.value(call, name)
@@ -388,6 +402,9 @@ class Expected:
                 amount = None
             if amount is not None or zero is not None:
                 self.series[metric, where] = (self.series.get((metric, where), 0) + (amount or 0)) % 2**64
+        for index, tokens in enumerate(call["expert_tokens"]):
+            key = ("test_expert_tokens_total", (("expert", str(index) if index < 4 else "other"),))
+            self.series[key] = self.series.get(key, 0) + tokens
         self.doubles(call)
         wait = self.value(call, "wait_ns")
         key = ("test_wait_seconds", colour)

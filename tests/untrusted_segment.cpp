@@ -349,8 +349,10 @@ TEST_F(Segments, BrokenField_IsRefused) {
   const std::uint32_t latencies = llm_engine::Swap::RankbusRecord::i_latencies;
   expect_refused("array without a count", [&](I i) { i.field(1, latencies).count_offset = 1; });
   expect_refused("array without a count", [&](I i) { i.field(1, latencies).count_offset = ~1u; });
-  expect_refused("label field", [](I i) { i.field(0, 1).by_field = 5; });
-  expect_refused("split by no label", [](I i) { i.field(0, 1).by_field = 0; });
+  expect_refused("split by a label", [](I i) { i.field(0, 1).by_labels = 1; });
+  expect_refused("split by a label", [](I i) { i.field(1, 1).by_labels = 1u << 31; });
+  expect_refused("index of what is no array", [](I i) { i.field(0, 1).index_count = 1; });
+  expect_refused("info that is no exposed array", [](I i) { i.field(0, 1).kind = 8; });
   expect_refused("bounds lie outside", [](I i) { i.field(0, 4).bounds_count = 513; });
   expect_refused("bounds lie outside", [](I i) { i.field(0, 4).bounds_offset = ~7u; });
   expect_refused("bounds must be", [](I i) { i.field(0, 4).native_first = 100; });

@@ -81,9 +81,9 @@ class Random {
 
 void fill(rankbus::SchedulerStep& r, Random& random, Samples<rankbus::SchedulerStep>&) {
   r.step = random.below(1 << 20);
-  r.num_running_reqs = random.below(256);
-  r.num_waiting_reqs = random.below(20);
-  r.num_skipped_waiting_reqs = random.below(3);
+  r.num_running_reqs = static_cast<std::uint32_t>(random.below(256));
+  r.num_waiting_reqs = static_cast<std::uint32_t>(random.below(20));
+  r.num_skipped_waiting_reqs = static_cast<std::uint32_t>(random.below(3));
   r.kv_cache_usage = static_cast<double>(random.below(1000)) / 1000;
   r.prefix_cache_queries = random.below(8192);
   r.prefix_cache_hits = random.below(4096);

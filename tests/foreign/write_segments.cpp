@@ -35,6 +35,8 @@ constexpr rankbus::bus::Bounds kWait = rankbus::bus::bounds_of(kWaitValues, -22,
   OPTIONAL(std::uint32_t, calls, counter("test_calls_total").split_by("colour"), "Calls")         \
   OPTIONAL(std::uint64_t, moved_bytes,                                                            \
            counter("test_moved_bytes_total").in(Unit::bytes).split_by("peer"), "Bytes")           \
+  OPTIONAL(std::uint64_t, pairs, counter("test_pairs_total").split_by("peer colour"),             \
+           "Split by both labels")                                                                \
   OPTIONAL(std::int64_t, credit, counter("test_credit_total").with("side", "left"), "Signed")     \
   OPTIONAL(double, energy, counter("test_energy_total"), "A counter of doubles")                  \
   OPTIONAL(std::uint64_t, since_start, running_total("test_since_start_total"), "Its own sum")    \
@@ -45,6 +47,8 @@ constexpr rankbus::bus::Bounds kWait = rankbus::bus::bounds_of(kWaitValues, -22,
   OPTIONAL(std::int64_t, signed_size, distribution("test_signed_size", kSize), "Signed")          \
   ARRAY(double, 4, latencies, distribution("test_latency_seconds", kLatency).in(Unit::seconds),   \
         "Doubles, many")                                                                          \
+  ARRAY(std::uint64_t, 4, expert_tokens,                                                          \
+        counter("test_expert_tokens_total").indexed_as("expert"), "A total for each index")       \
   ARRAY(std::uint64_t, 3, sizes,                                                                  \
         distribution("test_size_tokens", rankbus::bus::bounds_by_model_length()).in(Unit::tokens), \
         "Integers, many")
@@ -97,6 +101,7 @@ struct Call {
   Everything record;
   std::vector<double> latencies;
   std::vector<std::uint64_t> sizes;
+  std::vector<std::uint64_t> expert_tokens;
 };
 
 Call make_call(Random& random, std::uint64_t number, const std::vector<std::uint16_t>& peers) {
@@ -124,6 +129,10 @@ Call make_call(Random& random, std::uint64_t number, const std::vector<std::uint
   }
   for (std::uint64_t i = random.next() % 8; i > 0; --i) {
     call.sizes.push_back(random.next() % (std::uint64_t{1} << (random.next() % 18)));
+  }
+  if (!random.one_in(4)) r.pairs = random.next() % 100;
+  for (std::uint64_t i = random.next() % 7; i > 0; --i) {
+    call.expert_tokens.push_back(random.next() % 1000);
   }
   return call;
 }
@@ -180,6 +189,7 @@ int main(int argc, char** argv) {
     Call call = make_call(random, number, peers);
     call.record.latencies = call.latencies;
     call.record.sizes = call.sizes;
+    call.record.expert_tokens = call.expert_tokens;
     producer.record(call.record);
     Mark mark;
     mark.stamp = call.record.stamp;

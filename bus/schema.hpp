@@ -20,7 +20,7 @@ enum class Kind : std::uint8_t {
   gauge = 5,          // A state. Totals: the newest value.
   distribution = 6,   // One observation, or an array of them. Totals: sum and cells.
   label = 7,          // Selects the label row that counters and distributions naming it add to.
-  info = 8,           // Text, lines of `label=value`; the newest is shown. Has no totals.
+  info = 8,           // Text that makes labels, line by line; the newest is shown. Has no totals.
 };
 
 enum class Type : std::uint8_t { u8 = 1, u16 = 2, u32 = 3, u64 = 4, i64 = 5, f64 = 6 };

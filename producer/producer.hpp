@@ -46,11 +46,11 @@ struct OpenOptions {
   Axis axes[bus::kMaxAxes] = {};
   std::uint32_t rank = bus::kNoRank;  // Global rank; else, for a worker, from the tp and pp axes.
   std::uint32_t world_size = 0;       // Ranks of the engine; else product of the tp and pp sizes.
-  std::uint32_t local_rank = bus::kNoRank;  // Rank on this node; else `rank`.
-  std::uint32_t local_world_size = 0;       // Ranks of the engine on this node; else `world_size`.
-  std::uint64_t max_model_len = 0;          // Tokens; decides the buckets of token counts.
+  std::uint32_t local_rank = bus::kNoRank;   // Rank on this node; else `rank`.
+  std::uint32_t local_world_size = 0;        // Ranks of the engine on this node; else `world_size`.
+  std::uint64_t max_model_len = 0;           // Tokens; decides the buckets of token counts.
   std::uint32_t num_speculative_tokens = 0;  // Draft positions that have series from the start.
-  const char* gpu = "";                     // Device of this rank, as people know it.
+  const char* gpu = "";                      // Device of this rank, as people know it.
   ClockDomain clock =
       ClockDomain::real;             // virtual_time: the caller gives every stamp, in nanoseconds.
   std::uint64_t clock_start_ns = 0;  // On the virtual clock: where it stands at open.
@@ -117,6 +117,8 @@ class Producer {
 
   // Last checkpoints, then the segment's end. Without it, a dead process ends it as exactly.
   void close() noexcept;
+
+  friend struct DynamicWriter;  // Record types known only at run time, producer_dynamic.hpp.
 
  private:
   // Everything that one stream's writer touches, on lines of its own.

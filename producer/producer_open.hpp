@@ -178,6 +178,25 @@ inline void fill_clock(bus::SegmentHeader& header, const OpenOptions& options) n
   header.anchor_realtime_ns = bus::clock_ns(CLOCK_REALTIME);
 }
 
+// The record types that a role brings without being asked.
+inline constexpr std::uint32_t kMaxTypesOfRole = 4;
+inline std::uint32_t list_types_of_role(Role role,
+                                        const bus::RecordType* (&out)[kMaxTypesOfRole]) noexcept {
+  std::uint32_t count = 0;
+  if (role == Role::scheduler) out[count++] = record_type<SchedulerStep>();
+  if (role == Role::frontend) {
+    out[count++] = record_type<IterationStats>();
+    out[count++] = record_type<FinishedRequest>();
+    out[count++] = record_type<MultimodalCache>();
+    out[count++] = record_type<SleepState>();
+  }
+  if (role == Role::worker) {
+    out[count++] = record_type<WorkerStep>();
+    out[count++] = record_type<Collective>();
+  }
+  return count;
+}
+
 inline bool Producer::choose_types(const OpenOptions& options, bus::SegmentPlan& plan) noexcept {
   const auto add = [&](const bus::RecordType* type) {
     const std::uint32_t stream = plan.stream_count++;
@@ -189,14 +208,10 @@ inline bool Producer::choose_types(const OpenOptions& options, bus::SegmentPlan&
     reason_.set("record type %s: no room for totals of %u words", type->name, words);
     return false;
   };
+  const bus::RecordType* of_role[kMaxTypesOfRole];
+  const std::uint32_t role_types = list_types_of_role(options.role, of_role);
   bool ok = true;
-  if (options.role == Role::scheduler) ok = add(record_type<SchedulerStep>());
-  if (options.role == Role::frontend) {
-    ok = add(record_type<IterationStats>()) && add(record_type<FinishedRequest>()) &&
-         add(record_type<MultimodalCache>()) && add(record_type<SleepState>());
-  }
-  if (options.role == Role::worker)
-    ok = add(record_type<WorkerStep>()) && add(record_type<Collective>());
+  for (std::uint32_t i = 0; ok && i < role_types; ++i) ok = add(of_role[i]);
   for (const bus::RecordType* type : options.records) {
     if (ok && type != nullptr) ok = add(type);
   }

@@ -200,9 +200,11 @@ TEST(MultiConnectorStats, Stored_ReadsBackAsItWas) {
   stats.child<HiSparseStats>("hisparse")->add(1, 2, 3);
   stats.child<UserConnectorStats>("mine")->observe("seconds", 0.125);
   std::stringstream bytes;
-  cereal::BinaryOutputArchive(bytes)(stats);
+  cereal::BinaryOutputArchive output(bytes);
+  output(stats);
   MultiConnectorStats read;
-  cereal::BinaryInputArchive(bytes)(read);
+  cereal::BinaryInputArchive input(bytes);
+  input(read);
   const auto written_reports = stats.reduce();
   const auto read_reports = read.reduce();
   ASSERT_EQ(read_reports.size(), 7u);

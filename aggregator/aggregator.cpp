@@ -16,6 +16,20 @@ double monotonic_s() {
 
 }  // namespace
 
+Snapshot make_snapshot(const BusReader& bus, const SampleFeed& feed, const TickClock& clock,
+                       double now_s, const ReduceOptions& options) {
+  Snapshot snapshot;
+  snapshot.monotonic_s = now_s;
+  snapshot.complete = bus.complete();
+  FamilyBuilder families;
+  const ValuesByIdentity values = collect_values(bus);
+  reduce_records(bus, values, now_s, options, families);
+  add_self_metrics(bus, clock, now_s, options, families);
+  snapshot.families = families.take();
+  snapshot.engines = engine_totals(bus, values, clock, now_s, options, feed);
+  return snapshot;
+}
+
 Aggregator::Aggregator(const AggregatorOptions& options, Periodic periodic)
     : options_(options), periodic_(std::move(periodic)) {}
 
@@ -69,8 +83,11 @@ void Aggregator::read_loop() {
     const bool interval_is_over = options_.log_interval_s > 0 && monotonic_s() >= next_log_s_;
     const bool changed = bus_->changes() != changes_seen_;
     changes_seen_ = bus_->changes();
+    if (changed) feed_.forget_dead(*bus_);
     std::shared_ptr<const Snapshot> made;
-    if (asked || interval_is_over || changed || passes_ == 1) made = make_snapshot();
+    const bool tells_iterations = feed_.has_iterations();
+    if (asked || interval_is_over || changed || tells_iterations || passes_ == 1)
+      made = make_snapshot();
     lock.lock();
     if (made) latest_ = made;
     if (asked) {
@@ -78,7 +95,7 @@ void Aggregator::read_loop() {
       snapshot_made_.notify_all();
     }
     lock.unlock();
-    if (interval_is_over || changed) hand_to_log(interval_is_over);
+    if (interval_is_over || changed || tells_iterations) hand_to_log(interval_is_over);
     lock.lock();
     const double until_log = options_.log_interval_s > 0 ? next_log_s_ - monotonic_s() : poll_s_;
     wake_reader_.wait_for(lock, std::chrono::duration<double>(std::clamp(until_log, 0.0, poll_s_)),
@@ -99,31 +116,32 @@ void Aggregator::one_pass(bool fresh) {
   pass_s_ = monotonic_s();
   const bool any = bus_->pass(
       pass_s_, fresh || passes_ == 0,
-      [this](const LiveSegment& segment, const Sample& sample) { observe(segment, sample); });
+      [this](const LiveSegment& segment, const Sample& sample) { feed_.observe(segment, sample); });
   ++passes_;
   poll_s_ = any ? kBusyPoll_s : std::min(kIdlePoll_s, poll_s_ * 1.5);
 }
 
 std::shared_ptr<const Snapshot> Aggregator::make_snapshot() {
-  auto snapshot = std::make_shared<Snapshot>();
   // Not a later time: by it, who lived in this pass would already be gone for a moment.
-  const double now_s = pass_s_;
-  snapshot->pass = passes_;
-  snapshot->monotonic_s = now_s;
-  snapshot->complete = bus_->complete();
-  FamilyBuilder families;
-  const ValuesByIdentity values = collect_values(*bus_);
-  reduce_records(*bus_, values, now_s, options_.reduce, families);
-  add_self_metrics(*bus_, clock_, now_s, options_.reduce, families);
-  snapshot->families = families.take();
-  snapshot->engines = engine_totals(*bus_, values, clock_, now_s, options_.reduce, windows_);
-  return snapshot;
+  Snapshot snapshot = rankbus::make_snapshot(*bus_, feed_, clock_, pass_s_, options_.reduce);
+  snapshot.pass = passes_;
+  options_.dialect.apply(snapshot.families);
+  return std::make_shared<const Snapshot>(std::move(snapshot));
 }
 
-// A log that cannot keep up misses intervals; its rates then cover the longer time.
+// A log that cannot keep up misses intervals; its rates then cover the longer time. What only
+// samples told goes to the log and to nobody else; families are not copied for it.
 void Aggregator::hand_to_log(bool interval_is_over) {
   if (interval_is_over) next_log_s_ = monotonic_s() + options_.log_interval_s;
-  if (for_log_.push(ForLog{latest_, interval_is_over})) log_work_.release();
+  if (for_log_.write_available() == 0) return;
+  auto snapshot = std::make_shared<Snapshot>();
+  snapshot->pass = latest_->pass;
+  snapshot->monotonic_s = latest_->monotonic_s;
+  snapshot->complete = latest_->complete;
+  snapshot->engines = latest_->engines;
+  if (interval_is_over) snapshot->intervals = feed_.take_interval();
+  snapshot->iterations = feed_.take_iterations();
+  if (for_log_.push(ForLog{std::move(snapshot), interval_is_over})) log_work_.release();
 }
 
 void Aggregator::log_loop() {
@@ -135,17 +153,20 @@ void Aggregator::log_loop() {
   }
 }
 
-// Feeds what needs the records one by one. Only the scheduler's cache window does so far; a window
-// of requests cannot be had from totals.
-void Aggregator::observe(const LiveSegment& segment, const Sample& sample) {
-  if (sample.stream.name != "scheduler_step") return;
-  const int reset = sample.stream.find("prefix_cache_reset");
-  const int requests = sample.stream.find("prefix_cache_requests");
-  const int queries = sample.stream.find("prefix_cache_queries");
-  const int hits = sample.stream.find("prefix_cache_hits");
-  if (reset < 0 || requests < 0 || queries < 0 || hits < 0) return;
-  windows_[{segment.who.server, segment.who.model, segment.who.engine}].observe(
-      sample.raw(reset) != 0, sample.raw(requests), sample.raw(queries), sample.raw(hits));
+Result<Snapshot> read_bus_once(const BusOptions& options, const ReduceOptions& reduce,
+                               BusReader::Warn warn) {
+  BusOptions observing = options;
+  observing.observe = true;
+  auto bus = BusReader::open(observing, std::move(warn));
+  if (!bus) return Error{bus.error()};
+  TickClock clock;
+  clock.update();
+  SampleFeed feed;
+  const double now_s = monotonic_s();
+  (*bus)->pass(now_s, true, [&](const LiveSegment& segment, const Sample& sample) {
+    feed.observe(segment, sample);
+  });
+  return make_snapshot(**bus, feed, clock, now_s, reduce);
 }
 
 }  // namespace rankbus

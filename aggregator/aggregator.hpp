@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <rankbus/aggregator/dialect.hpp>
 #include <rankbus/aggregator/reduce.hpp>
 #include <semaphore>
 #include <string>
@@ -22,8 +23,18 @@ namespace rankbus {
 struct AggregatorOptions {
   BusOptions bus;
   ReduceOptions reduce;
+  Dialect dialect;             // Names of the families that exporters see.
   double log_interval_s = 10;  // 0: no periodic snapshots for the log.
 };
+
+// One snapshot of a bus as it was read last, in the records' own names.
+Snapshot make_snapshot(const BusReader& bus, const SampleFeed& feed, const TickClock& clock,
+                       double now_s, const ReduceOptions& options);
+
+// Reads a bus that somebody else may own, once, for a snapshot equal to what `/metrics` would show.
+// Nothing is kept, so totals of producers that died and were removed are not in it.
+Result<Snapshot> read_bus_once(const BusOptions& options, const ReduceOptions& reduce,
+                               BusReader::Warn warn);
 
 class Aggregator {
  public:
@@ -58,7 +69,6 @@ class Aggregator {
   void one_pass(bool fresh);
   std::shared_ptr<const Snapshot> make_snapshot();
   void hand_to_log(bool interval_is_over);
-  void observe(const LiveSegment& segment, const Sample& sample);
 
   AggregatorOptions options_;
   Periodic periodic_;
@@ -66,7 +76,7 @@ class Aggregator {
   // Touched by the reading thread only.
   std::unique_ptr<BusReader> bus_;
   TickClock clock_;
-  CacheWindows windows_;
+  SampleFeed feed_;
   std::uint64_t changes_seen_ = 0;
   std::uint64_t passes_ = 0;
   double pass_s_ = 0;  // When the latest pass began, CLOCK_MONOTONIC.

@@ -26,6 +26,7 @@ struct AggregateOptions {
   std::string log_level = "info";
   double retain_s = 3600;
   bool observe = false;
+  DialectOptions dialect;
   std::string bad_vllm_interval;  // What VLLM_LOG_STATS_INTERVAL said, if that was no time.
 };
 
@@ -75,7 +76,10 @@ int run_aggregate(const AggregateOptions& options) {
   if (!log) return fail(1, "--log-file: " + log.error());
   const auto logger = log->logger();
 
+  auto dialect = Dialect::load(options.dialect);
+  if (!dialect) return fail(2, "--names " + dialect.error());
   AggregatorOptions aggregator_options;
+  aggregator_options.dialect = dialect.value();
   aggregator_options.bus = {options.bus, options.observe};
   aggregator_options.reduce.retain_engine_s = options.retain_s;
   // A rank's series do not outlive those of its engine.
@@ -144,6 +148,14 @@ std::function<int()> add_aggregate_command(CLI::App& app) {
                    "Seconds that an engine's series stay after its last process ended")
       ->check(CLI::Range(0.0, 1e9))
       ->capture_default_str();
+  command
+      ->add_option("--names", options->dialect.names,
+                   "Names of the engines' families: vllm, sglang, or a JSON file of your own")
+      ->capture_default_str();
+  command->add_flag("--deprecated-names", options->dialect.deprecated,
+                    "Also show families that vLLM has deprecated");
+  command->add_flag("--per-peer", options->dialect.per_peer,
+                    "Show KV transfers by peer, not only by rank");
   command->add_flag("--observe", options->observe,
                     "Read a bus that another aggregator owns; remove nothing");
   return [options] { return run_aggregate(*options); };

@@ -18,14 +18,6 @@ void set_label(Labels& labels, const std::string& name, const std::string& value
   labels.insert(at, {name, value});
 }
 
-std::string label_text(const SegmentReader& reader, const FieldSchema& label, std::uint64_t value) {
-  if (value == 0) return "other";
-  std::string text = label.domain.empty()           ? reader.dictionary_text(value)
-                     : value <= label.domain.size() ? label.domain[value - 1]
-                                                    : std::string();
-  return text.empty() ? "other" : text;
-}
-
 class Extractor {
  public:
   Extractor(const SegmentReader& reader, const StreamState& stream, FieldValues& out)
@@ -127,7 +119,21 @@ class Extractor {
     value.bits = 1;
     value.type = bus::Type::u64;
     value.stamp = stream_.info_stamp;
+    if (field.unit == bus::Unit::seconds) {
+      value.bits = bus::bits_of(realtime_s(value.stamp));
+      value.type = bus::Type::f64;
+    }
     put({field.metric, labels}, value);
+  }
+
+  // When a record was made, seconds since the epoch, by the clock that the header anchors.
+  double realtime_s(std::uint64_t ticks) const {
+    const bus::SegmentHeader& header = reader_.header();
+    const auto since = static_cast<std::int64_t>(ticks - header.anchor_ticks);
+    const double per_second =
+        header.ticks_per_second > 0 ? static_cast<double>(header.ticks_per_second) : 1e9;
+    return static_cast<double>(header.anchor_realtime_ns) * 1e-9 +
+           static_cast<double>(since) / per_second;
   }
 
   static void add_info_label(std::string_view line, Labels& labels) {
@@ -191,6 +197,14 @@ double exposed_scale(bus::Unit unit) {
 }
 
 }  // namespace
+
+std::string label_text(const SegmentReader& reader, const FieldSchema& label, std::uint64_t value) {
+  if (value == 0) return "other";
+  std::string text = label.domain.empty()           ? reader.dictionary_text(value)
+                     : value <= label.domain.size() ? label.domain[value - 1]
+                                                    : std::string();
+  return text.empty() ? "other" : text;
+}
 
 FieldValues extract_values(const SegmentReader& reader) {
   FieldValues out;

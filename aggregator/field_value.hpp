@@ -20,8 +20,8 @@ struct FieldValue {
   bus::Type type = bus::Type::u64;
   bus::Unit unit = bus::Unit::none;
   bus::Reduction reduction = bus::Reduction::sum;
-  std::uint64_t bits = 0;   // The sum, or a gauge's value, as the totals hold it.
-  std::uint64_t stamp = 0;  // Ticks of the record that set a gauge.
+  std::uint64_t bits = 0;     // The sum, or a gauge's value, as the totals hold it.
+  std::uint64_t stamp = 0;    // Ticks of the record that set a gauge.
   std::uint64_t records = 0;  // Records folded into the stream that it comes from.
   bool is_info = false;       // A gauge of 1, or of the time when it was recorded, by its labels.
   std::shared_ptr<const std::vector<double>> bounds;  // Distributions.
@@ -38,6 +38,9 @@ using FieldValues = std::map<FieldKey, FieldValue>;
 // Everything exposed that a producer's totals say. Children of an enumeration are there from the
 // start, at zero.
 FieldValues extract_values(const SegmentReader& reader);
+
+// Text of a label field's value; `other` if it has none.
+std::string label_text(const SegmentReader& reader, const FieldSchema& label, std::uint64_t value);
 
 // Adds a counter or distribution to another of the same meaning; false if their bounds differ.
 bool add_value(FieldValue& into, const FieldValue& from);

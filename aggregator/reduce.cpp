@@ -64,6 +64,7 @@ FamilyType family_type(Kind kind) {
 
 struct EngineFamilies {
   Identity who;  // Any of its identities; rank and lane mean nothing here.
+  std::map<std::string, std::pair<Labels, FieldValue>> infos;  // The newest of each family.
   std::map<FieldKey, FieldValue> added;
   std::map<FieldKey, GaugeReduction> gauges;
 };
@@ -149,6 +150,10 @@ void reduce_records(const BusReader& bus, const ValuesByIdentity& values_of, dou
     for (const auto& [key, value] : values) {
       if (value.reduction == Reduction::each) {
         if (rank_shown) show(out, key, value, rank_labels(who), who);
+      } else if (value.is_info) {
+        // Labels made at run time are the state; an older state is not shown beside it.
+        const auto [at, fresh] = engine.infos.try_emplace(key.first, key.second, value);
+        if (!fresh && value.stamp >= at->second.second.stamp) at->second = {key.second, value};
       } else if (value.kind == Kind::gauge) {
         engine.gauges[key].take(value, who.rank);
       } else {
@@ -161,6 +166,8 @@ void reduce_records(const BusReader& bus, const ValuesByIdentity& values_of, dou
   for (const auto& [key, engine] : engines) {
     const Labels labels = engine_labels(engine.who);
     for (const auto& [field, value] : engine.added) show(out, field, value, labels, engine.who);
+    for (const auto& [family, info] : engine.infos)
+      show(out, {family, info.first}, info.second, labels, engine.who);
     for (const auto& [field, gauge] : engine.gauges) {
       out.gauge(field.first, gauge.chosen->help, joined(labels, field.second), engine.who,
                 gauge.result());
@@ -218,10 +225,85 @@ std::optional<std::uint64_t> whole(const Gauges& gauges, const char* name, const
   return static_cast<std::uint64_t>(*value);
 }
 
+// Adds a counter of a producer to a total; false if it has no such counter.
+bool add_counter(const FieldValues& values, const char* name, const Labels& labels,
+                 std::uint64_t& total) {
+  const auto found = values.find({name, labels});
+  if (found == values.end() || found->second.kind != Kind::counter || found->second.is_real()) {
+    return false;
+  }
+  total += found->second.bits;
+  return true;
+}
+
+void add_positions(const FieldValues& values, std::vector<std::uint64_t>& totals) {
+  const std::string family = "vllm:spec_decode_num_accepted_tokens_per_pos_total";
+  for (auto at = values.lower_bound({family, {}}); at != values.end() && at->first.first == family;
+       ++at) {
+    if (at->first.second.size() != 1) continue;
+    const std::string& position = at->first.second[0].second;
+    // Positions are few; anything else is somebody else's text.
+    const bool is_number = !position.empty() && position.size() < 4 &&
+                           position.find_first_not_of("0123456789") == std::string::npos;
+    if (!is_number) continue;
+    const auto index = static_cast<std::size_t>(std::stoul(position));
+    if (index >= totals.size()) totals.resize(index + 1);
+    totals[index] += at->second.bits;
+  }
+}
+
+// What appears only where a feature is configured.
+void add_features(const FieldValues& values, EngineTotals& engine) {
+  std::uint64_t corrupted = engine.corrupted.value_or(0);
+  if (add_counter(values, "vllm:corrupted_requests_total", {}, corrupted))
+    engine.corrupted = corrupted;
+  SpecDecodingTotals spec = engine.spec_decoding.value_or(SpecDecodingTotals{});
+  if (add_counter(values, "vllm:spec_decode_num_drafts_total", {}, spec.drafts)) {
+    add_counter(values, "vllm:spec_decode_num_draft_tokens_total", {}, spec.draft_tokens);
+    add_counter(values, "vllm:spec_decode_num_accepted_tokens_total", {}, spec.accepted_tokens);
+    add_positions(values, spec.accepted_per_position);
+    engine.spec_decoding = spec;
+  }
+  DiffusionTotals diffusion = engine.diffusion.value_or(DiffusionTotals{});
+  if (add_counter(values, "vllm:diffusion_num_denoising_steps_total", {},
+                  diffusion.denoising_steps)) {
+    add_counter(values, "vllm:diffusion_num_canvas_positions_total", {},
+                diffusion.canvas_positions);
+    add_counter(values, "vllm:diffusion_num_committed_tokens_total", {},
+                diffusion.committed_tokens);
+    engine.diffusion = diffusion;
+  }
+  PerfTotals perf = engine.perf.value_or(PerfTotals{});
+  if (add_counter(values, "vllm:estimated_flops_per_gpu_total", {}, perf.flops)) {
+    add_counter(values, "vllm:estimated_read_bytes_per_gpu_total", {}, perf.read_bytes);
+    add_counter(values, "vllm:estimated_write_bytes_per_gpu_total", {}, perf.write_bytes);
+    engine.perf = perf;
+  }
+}
+
+// A label of an info family, or empty.
+std::string info_label(const Labels& labels, const std::string& name) {
+  for (const auto& [label, value] : labels) {
+    if (label == name) return value;
+  }
+  return {};
+}
+
+void add_infos(const FieldValues& values, EngineTotals& engine) {
+  for (const auto& [key, value] : values) {
+    if (!value.is_info) continue;
+    if (key.first == "vllm:cache_config_info")
+      engine.num_gpu_blocks = info_label(key.second, "num_gpu_blocks");
+    if (key.first == "rankbus_cudagraph_config_info") {
+      engine.cuda_graph_settings = CudaGraphSettings{info_label(key.second, "mode"),
+                                                     info_label(key.second, "capture_sizes")};
+    }
+  }
+}
+
 void add_tokens(const FieldValues& values, EngineTotals& engine) {
   const auto add = [&](const char* name, const Labels& labels, std::uint64_t& total) {
-    const auto found = values.find({name, labels});
-    if (found != values.end()) total += found->second.bits;
+    add_counter(values, name, labels, total);
   };
   add("vllm:generation_tokens_total", {}, engine.generation_tokens);
   add("vllm:num_preemptions_total", {}, engine.preemptions);
@@ -233,7 +315,7 @@ void add_tokens(const FieldValues& values, EngineTotals& engine) {
 
 std::vector<EngineTotals> engine_totals(const BusReader& bus, const ValuesByIdentity& values_of,
                                         const TickClock& clock, double now_s,
-                                        const ReduceOptions& options, const CacheWindows& windows) {
+                                        const ReduceOptions& options, const SampleFeed& feed) {
   struct Growing {
     Identity who;
     EngineTotals totals;
@@ -245,14 +327,16 @@ std::vector<EngineTotals> engine_totals(const BusReader& bus, const ValuesByIden
     Growing& engine = engines[{who.server, who.model, who.engine}];
     engine.who = who;
     add_tokens(values, engine.totals);
+    add_features(values, engine.totals);
+    add_infos(values, engine.totals);
     for (const auto& [field, value] : values) {
-      if (value.kind == Kind::gauge) engine.gauges[field].take(value, who.rank);
+      if (value.kind == Kind::gauge && !value.is_info) engine.gauges[field].take(value, who.rank);
     }
   }
   std::vector<EngineTotals> out;
   for (auto& [key, engine] : engines) {
     EngineTotals& totals = engine.totals;
-    totals.server = key.server.empty() ? "model " + key.model : key.server;
+    totals.server = server_key(key);
     totals.server_label = engine.who.server_label;
     totals.model_name = key.model;
     totals.engine = key.engine;
@@ -262,8 +346,11 @@ std::vector<EngineTotals> engine_totals(const BusReader& bus, const ValuesByIden
     totals.deferred =
         whole(engine.gauges, "vllm:num_requests_waiting_by_reason", {{"reason", "deferred"}});
     totals.kv_cache_usage = number(engine.gauges, "vllm:kv_cache_usage_perc", {});
-    if (const auto window = windows.find(key); window != windows.end())
-      totals.prefix_cache = window->second.sum();
+    if (const CacheWindows* windows = feed.windows(key)) {
+      totals.prefix_cache = windows->prefix.sum();
+      totals.external_prefix_cache = windows->external_prefix.sum();
+      totals.multimodal_cache = windows->multimodal.sum();
+    }
     // Workers alone have no throughput to speak of.
     if (totals.running || totals.generation_tokens > 0 || totals.prompt_tokens_computed > 0) {
       out.push_back(std::move(totals));

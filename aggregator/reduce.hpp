@@ -8,7 +8,7 @@
 
 #include <map>
 #include <rankbus/aggregator/bus_reader.hpp>
-#include <rankbus/aggregator/cache_window.hpp>
+#include <rankbus/aggregator/sample_feed.hpp>
 #include <rankbus/aggregator/snapshot.hpp>
 #include <rankbus/aggregator/tick_clock.hpp>
 #include <string>
@@ -42,15 +42,6 @@ class FamilyBuilder {
   Series refused_;  // Takes what would give a family a second type.
 };
 
-// Cache windows by engine, fed by the caller from samples.
-struct EngineKey {
-  std::string server;
-  std::string model;
-  std::uint32_t engine = 0;
-  auto operator<=>(const EngineKey&) const = default;
-};
-using CacheWindows = std::map<EngineKey, CacheHitWindow>;
-
 // Retired totals plus those of the living, of every identity; gauges of the living only.
 using ValuesByIdentity = std::map<Identity, FieldValues>;
 ValuesByIdentity collect_values(const BusReader& bus);
@@ -64,9 +55,9 @@ void reduce_records(const BusReader& bus, const ValuesByIdentity& values, double
 void add_self_metrics(const BusReader& bus, const TickClock& clock, double now_s,
                       const ReduceOptions& options, FamilyBuilder& out);
 
-// What the throughput line needs, per engine with a living or recently living process.
+// What the log's lines need, per engine with a living or recently living process.
 std::vector<EngineTotals> engine_totals(const BusReader& bus, const ValuesByIdentity& values,
                                         const TickClock& clock, double now_s,
-                                        const ReduceOptions& options, const CacheWindows& windows);
+                                        const ReduceOptions& options, const SampleFeed& feed);
 
 }  // namespace rankbus

@@ -153,9 +153,9 @@ class SchemaParser {
       field.index_count = in.index_count - 1;
     }
     if (plan.kind == Kind::info) {
-      require(in.capacity > 1 && plan.type == Type::u64 && !field.metric.empty() &&
-                  out.info_field < 0,
-              where + "info that is no exposed array of words, or the second of its stream");
+      require(
+          in.capacity > 1 && plan.type == Type::u64 && !field.metric.empty() && out.info_field < 0,
+          where + "info that is no exposed array of words, or the second of its stream");
       out.info_field = static_cast<int>(f);
     }
     if (plan.kind == Kind::distribution) parse_bounds(in, field, plan, where);

@@ -22,7 +22,7 @@ struct FieldSchema {
   std::vector<std::string> domain;  // Label fields: the text of value i+1.
   bus::Unit unit = bus::Unit::none;
   bus::Reduction reduction = bus::Reduction::sum;
-  std::uint32_t index_count = 0;    // Arrays with totals by index: series from the start.
+  std::uint32_t index_count = 0;  // Arrays with totals by index: series from the start.
   int native_first = 0;
   int native_last = 0;
   std::shared_ptr<const std::vector<double>> bounds;  // Classic, in the exposed unit.

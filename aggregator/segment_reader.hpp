@@ -37,7 +37,8 @@ struct Sample {
   }
   std::uint64_t element(int field, std::size_t index) const {
     const bus::FieldPlan& plan = stream.plan.fields[field];
-    return bus::raw_of(payload, plan.slot_offset + static_cast<std::uint32_t>(8 * index), plan.type);
+    return bus::raw_of(payload, plan.slot_offset + static_cast<std::uint32_t>(8 * index),
+                       plan.type);
   }
   // Which part of a record with long arrays this is; its scalars count with part 0 only.
   std::uint64_t part() const {

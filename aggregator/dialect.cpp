@@ -1,0 +1,222 @@
+#include <algorithm>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <rankbus/aggregator/dialect.hpp>
+#include <rankbus/bus/declaration.hpp>
+#include <rankbus_dialects.hpp>
+#include <sstream>
+
+namespace rankbus {
+namespace {
+
+using Json = nlohmann::json;
+
+Labels labels_of(const Json& object) {
+  Labels labels;
+  for (const auto& [name, value] : object.items())
+    labels.emplace_back(name, value.get<std::string>());
+  return labels;  // nlohmann's objects are sorted by name.
+}
+
+std::string fault_of(const DialectRule& rule) {
+  const auto is_name = [](const std::string& name) {
+    return bus::is_name(name.data(), name.size());
+  };
+  const auto is_label = [](const std::string& name) {
+    return bus::is_label_name(name.data(), name.size()) && name != "le" && name != "quantile";
+  };
+  if (!is_name(rule.family)) return "family \"" + rule.family + "\" is no metric name";
+  if (!is_name(rule.from)) return "from \"" + rule.from + "\" is no metric name";
+  for (const auto& [name, value] : rule.set) {
+    if (!is_label(name)) return "set: \"" + name + "\" is no label name";
+  }
+  for (const auto& [old_name, name] : rule.rename) {
+    if (!is_label(name)) return "rename: \"" + name + "\" is no label name";
+  }
+  return {};
+}
+
+DialectRule parse_rule(const Json& in) {
+  DialectRule rule;
+  for (const auto& [key, value] : in.items()) {
+    if (key == "family") {
+      rule.family = value.get<std::string>();
+    } else if (key == "from") {
+      rule.from = value.get<std::string>();
+    } else if (key == "help") {
+      rule.help = value.get<std::string>();
+    } else if (key == "where") {
+      rule.where = labels_of(value);
+    } else if (key == "drop") {
+      rule.drop = value.get<std::vector<std::string>>();
+    } else if (key == "rename") {
+      rule.rename = value.get<std::map<std::string, std::string>>();
+    } else if (key == "set") {
+      rule.set = labels_of(value);
+    } else {
+      throw std::invalid_argument("unknown key \"" + key +
+                                  "\", expected family, from, help, where, drop, rename or set");
+    }
+  }
+  if (const std::string fault = fault_of(rule); !fault.empty()) throw std::invalid_argument(fault);
+  return rule;
+}
+
+bool is_chosen(const DialectRule& rule, const Labels& labels) {
+  return std::all_of(rule.where.begin(), rule.where.end(), [&](const auto& wanted) {
+    return std::find(labels.begin(), labels.end(), wanted) != labels.end();
+  });
+}
+
+Labels relabelled(const DialectRule& rule, const Labels& labels) {
+  Labels out;
+  const auto put = [&](const std::string& name, const std::string& value) {
+    const auto at = std::lower_bound(out.begin(), out.end(), name,
+                                     [](const auto& a, const auto& b) { return a.first < b; });
+    if (at == out.end() || at->first != name) out.insert(at, {name, value});
+  };
+  for (const auto& [name, value] : labels) {
+    if (std::find(rule.drop.begin(), rule.drop.end(), name) != rule.drop.end()) continue;
+    const auto renamed = rule.rename.find(name);
+    put(renamed == rule.rename.end() ? name : renamed->second, value);
+  }
+  for (const auto& [name, value] : rule.set) put(name, value);
+  return out;
+}
+
+double as_double(const Number& number) {
+  return std::visit([](auto value) { return static_cast<double>(value); }, number);
+}
+
+Number sum_of(const Number& a, const Number& b) {
+  const auto* x = std::get_if<std::uint64_t>(&a);
+  const auto* y = std::get_if<std::uint64_t>(&b);
+  if (x != nullptr && y != nullptr) return *x + *y;
+  return as_double(a) + as_double(b);
+}
+
+// Two series that a rule made equal. Amounts add up; of two states the larger is shown, which for
+// times is the newer.
+void merge(FamilyType type, Series& into, const Series& from) {
+  if (into.engine != from.engine) into.engine.clear();
+  if (type == FamilyType::histogram) {
+    auto& histogram = std::get<Histogram>(into.value);
+    const auto& other = std::get<Histogram>(from.value);
+    if (*histogram.bounds != *other.bounds) return;
+    for (std::size_t i = 0; i < histogram.counts.size(); ++i)
+      histogram.counts[i] += other.counts[i];
+    histogram.sum += other.sum;
+    return;
+  }
+  auto& number = std::get<Number>(into.value);
+  const auto& other = std::get<Number>(from.value);
+  if (type == FamilyType::counter) {
+    number = sum_of(number, other);
+  } else if (as_double(other) > as_double(number)) {
+    number = other;
+  }
+}
+
+void show(const DialectRule& rule, const Family& source, std::map<std::string, Family>& shown) {
+  Family& family = shown[rule.family];
+  if (family.name.empty()) {
+    family.name = rule.family;
+    family.type = source.type;
+    family.help = rule.help.empty() ? source.help : rule.help;
+  }
+  if (family.type != source.type) return;
+  for (const Series& series : source.series) {
+    if (!is_chosen(rule, series.labels)) continue;
+    Series made = series;
+    made.labels = relabelled(rule, series.labels);
+    const auto at =
+        std::lower_bound(family.series.begin(), family.series.end(), made,
+                         [](const Series& a, const Series& b) { return a.labels < b.labels; });
+    if (at != family.series.end() && at->labels == made.labels) {
+      merge(family.type, *at, made);
+    } else {
+      family.series.insert(at, std::move(made));
+    }
+  }
+}
+
+}  // namespace
+
+Result<Dialect> Dialect::load(const DialectOptions& options) {
+  std::string text;
+  std::string where = options.names;
+  for (const auto& [name, built_in] : kBuiltInDialects) {
+    if (options.names == name) text = built_in;
+  }
+  if (text.empty()) {
+    std::ifstream file(options.names);
+    std::ostringstream content;
+    if (!file || !(content << file.rdbuf())) {
+      return Error{options.names + ": no such dialect, and no file that can be read. Give " +
+                   built_in_dialect_names() + ", or the path of a JSON file"};
+    }
+    text = content.str();
+  }
+  auto dialect = parse(text, where, options.deprecated);
+  if (dialect && !options.per_peer) {
+    for (const char* family :
+         {"rankbus_kv_transfers_total", "rankbus_kv_transfer_failures_total",
+          "rankbus_kv_transfer_bytes_total", "rankbus_kv_transfer_seconds_total"}) {
+      DialectRule rule;
+      rule.family = rule.from = family;
+      rule.drop = {"peer"};
+      dialect->rules_.push_back(rule);
+    }
+  }
+  return dialect;
+}
+
+Result<Dialect> Dialect::parse(std::string_view text, const std::string& where, bool deprecated) {
+  Dialect dialect;
+  std::string place = where;
+  try {
+    const Json root = Json::parse(text);
+    if (!root.is_object() || !root.contains("families")) {
+      throw std::invalid_argument("expected an object with \"families\"");
+    }
+    for (const auto& prefix : root.value("hide", std::vector<std::string>{}))
+      dialect.hidden_.push_back(prefix);
+    for (const char* list : {"families", "deprecated"}) {
+      if (!root.contains(list) || (std::string_view(list) == "deprecated" && !deprecated)) continue;
+      std::size_t index = 0;
+      for (const Json& rule : root.at(list)) {
+        place = where + ": " + list + "[" + std::to_string(index++) + "]";
+        dialect.rules_.push_back(parse_rule(rule));
+      }
+    }
+  } catch (const std::exception& failure) {
+    return Error{place + ": " + failure.what()};
+  }
+  return dialect;
+}
+
+bool Dialect::hides(const std::string& family) const {
+  return std::any_of(hidden_.begin(), hidden_.end(),
+                     [&](const std::string& prefix) { return family.rfind(prefix, 0) == 0; });
+}
+
+void Dialect::apply(std::vector<Family>& families) const {
+  const auto by_name = [](const Family& a, const Family& b) { return a.name < b.name; };
+  std::map<std::string, Family> shown;
+  for (const DialectRule& rule : rules_) {
+    Family wanted;
+    wanted.name = rule.from;
+    const auto source = std::lower_bound(families.begin(), families.end(), wanted, by_name);
+    if (source != families.end() && source->name == rule.from) show(rule, *source, shown);
+  }
+  // A rule replaces the family of its name.
+  std::erase_if(families, [&](const Family& family) {
+    return shown.count(family.name) != 0 || hides(family.name);
+  });
+  for (auto& [name, family] : shown) {
+    if (!family.series.empty()) families.push_back(std::move(family));
+  }
+  std::sort(families.begin(), families.end(), by_name);
+}
+
+}  // namespace rankbus

@@ -1,0 +1,228 @@
+#include <algorithm>
+#include <rankbus/aggregator/sample_feed.hpp>
+#include <string_view>
+#include <utility>
+
+namespace rankbus {
+namespace {
+
+// A log that nobody reads, or an interval without end, must not become memory without end.
+constexpr std::size_t kMaxBatches = 10'000;
+constexpr std::size_t kMaxIterations = 100'000;
+
+constexpr std::string_view kConnectorPrefix = "connector:";
+
+EngineKey engine_of(const LiveSegment& segment) {
+  return {segment.who.server, segment.who.model, segment.who.engine};
+}
+
+std::array<int, 10> find_all(const StreamSchema& stream,
+                             std::initializer_list<std::string_view> names) {
+  std::array<int, 10> fields = {};
+  fields.fill(-1);
+  std::size_t next = 0;
+  for (const std::string_view name : names) {
+    const int field = stream.find(name);
+    const bool is_scalar =
+        field >= 0 && stream.plan.fields[static_cast<std::size_t>(field)].capacity == 1;
+    fields[next++] = is_scalar ? field : -1;
+  }
+  return fields;
+}
+
+// An absent or missing number counts as 0 here.
+std::uint64_t whole(const Sample& sample, int field) {
+  if (field < 0) return 0;
+  const bus::Type type = sample.stream.plan.fields[field].type;
+  const std::uint64_t raw = sample.raw(field);
+  return type == bus::Type::f64 || bus::is_absent(type, raw) ? 0 : raw;
+}
+
+double real(const Sample& sample, int field) {
+  if (field < 0 || sample.stream.plan.fields[field].type != bus::Type::f64) return 0;
+  const std::uint64_t raw = sample.raw(field);
+  return bus::is_nan_or_infinite(raw) ? 0 : bus::double_of(raw);
+}
+
+}  // namespace
+
+std::string server_key(const EngineKey& engine) {
+  return engine.server.empty() ? "model " + engine.model : engine.server;
+}
+
+SampleFeed::Use SampleFeed::use_of(const StreamSchema& stream) {
+  Use use;
+  if (stream.name == "scheduler_step") {
+    use.purpose = Purpose::scheduler_step;
+    use.fields = find_all(stream, {"prefix_cache_reset", "prefix_cache_requests",
+                                   "prefix_cache_queries", "prefix_cache_hits",
+                                   "external_prefix_cache_reset", "external_prefix_cache_requests",
+                                   "external_prefix_cache_queries", "external_prefix_cache_hits"});
+  } else if (stream.name == "multimodal_cache") {
+    use.purpose = Purpose::multimodal_cache;
+    use.fields = find_all(stream, {"reset", "requests", "queries", "hits"});
+  } else if (stream.name == "cuda_graph") {
+    use.purpose = Purpose::cuda_graph;
+    use.fields = find_all(stream, {"num_unpadded_tokens", "num_padded_tokens", "num_paddings",
+                                   "runtime_mode", "captured"});
+  } else if (stream.name == "iteration_details") {
+    use.purpose = Purpose::iteration_details;
+    use.fields =
+        find_all(stream, {"iteration_index", "num_ctx_requests", "num_ctx_tokens",
+                          "num_generation_requests", "num_generation_tokens", "num_encoder_inputs",
+                          "num_encoder_output_tokens", "elapsed_ms", "kv_cache_usage", "is_dummy"});
+  } else if (stream.name.rfind(kConnectorPrefix, 0) == 0) {
+    use.purpose = Purpose::connector;
+    const std::string name = stream.name.substr(kConnectorPrefix.size());
+    use.connector = name.substr(0, name.find(':'));
+  }
+  return use;
+}
+
+const SampleFeed::Use& SampleFeed::find_use(const LiveSegment& segment,
+                                            const StreamSchema& stream) {
+  if (latest_stream_ == &stream) return *latest_use_;
+  const auto [at, is_new] = uses_[segment.reader.get()].try_emplace(&stream);
+  if (is_new) at->second = use_of(stream);
+  latest_stream_ = &stream;
+  latest_use_ = &at->second;
+  return at->second;
+}
+
+void SampleFeed::observe(const LiveSegment& segment, const Sample& sample) {
+  const Use& use = find_use(segment, sample.stream);
+  switch (use.purpose) {
+    case Purpose::none:
+      return;
+    case Purpose::scheduler_step: {
+      CacheWindows& windows = windows_[engine_of(segment)];
+      observe_cache(use, sample, 0, windows.prefix);
+      observe_cache(use, sample, 4, windows.external_prefix);
+      return;
+    }
+    case Purpose::multimodal_cache:
+      observe_cache(use, sample, 0, windows_[engine_of(segment)].multimodal);
+      return;
+    case Purpose::cuda_graph:
+      observe_batch(segment, use, sample);
+      return;
+    case Purpose::iteration_details:
+      observe_iteration(segment, use, sample);
+      return;
+    case Purpose::connector:
+      pool_connector_sample(use.connector, *segment.reader, sample,
+                            intervals_[engine_of(segment)].connectors);
+      return;
+  }
+}
+
+void SampleFeed::observe_cache(const Use& use, const Sample& sample, int first,
+                               CacheHitWindow& window) {
+  const auto field = [&](int offset) {
+    return whole(sample, use.fields[static_cast<std::size_t>(first + offset)]);
+  };
+  window.observe(field(0) != 0, field(1), field(2), field(3));
+}
+
+void SampleFeed::observe_batch(const LiveSegment& segment, const Use& use, const Sample& sample) {
+  if (whole(sample, use.fields[4]) != 0) return;  // Captures are no batches.
+  auto& batches = intervals_[engine_of(segment)].batches;
+  const int mode = use.fields[3];
+  const std::string text =
+      mode < 0 ? "other"
+               : label_text(*segment.reader, sample.stream.fields[static_cast<std::size_t>(mode)],
+                            sample.raw(mode));
+  const Batch batch{whole(sample, use.fields[0]), whole(sample, use.fields[1]),
+                    whole(sample, use.fields[2]), text};
+  if (batches.size() >= kMaxBatches && batches.count(batch) == 0) return;
+  BatchCount& count = batches[batch];
+  if (count.count++ == 0) count.first_seen = batches_seen_;
+  ++batches_seen_;
+}
+
+void SampleFeed::observe_iteration(const LiveSegment& segment, const Use& use,
+                                   const Sample& sample) {
+  if (iterations_.size() >= kMaxIterations) return;
+  const auto field = [&](std::size_t index) { return whole(sample, use.fields[index]); };
+  IterationDetail detail;
+  detail.server = server_key(engine_of(segment));
+  detail.engine = segment.who.engine;
+  detail.index = field(0);
+  detail.ctx_requests = field(1);
+  detail.ctx_tokens = field(2);
+  detail.generation_requests = field(3);
+  detail.generation_tokens = field(4);
+  detail.encoder_inputs = field(5);
+  detail.encoder_output_tokens = field(6);
+  detail.elapsed_ms = real(sample, use.fields[7]);
+  detail.kv_cache_usage = real(sample, use.fields[8]);
+  detail.is_dummy = field(9) != 0;
+  iterations_.push_back(std::move(detail));
+}
+
+const CacheWindows* SampleFeed::windows(const EngineKey& engine) const {
+  const auto found = windows_.find(engine);
+  return found == windows_.end() ? nullptr : &found->second;
+}
+
+// Highest count first; equal ones stay in the order in which they were seen, as vLLM's table does.
+std::vector<CudaGraphCount> SampleFeed::counts_of(const std::map<Batch, BatchCount>& batches) {
+  std::vector<std::pair<Batch, BatchCount>> rows(batches.begin(), batches.end());
+  std::sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) {
+    return std::pair(b.second.count, a.second.first_seen) <
+           std::pair(a.second.count, b.second.first_seen);
+  });
+  std::vector<CudaGraphCount> out;
+  for (const auto& [batch, count] : rows) {
+    const auto& [unpadded, padded, paddings, mode] = batch;
+    out.push_back({unpadded, padded, paddings, mode, count.count});
+  }
+  return out;
+}
+
+std::vector<IntervalStats> SampleFeed::take_interval() {
+  std::vector<IntervalStats> out;
+  std::map<std::string, Interval> pooled;
+  std::map<std::string, std::size_t> engines;
+  for (auto& [engine, interval] : intervals_) {
+    IntervalStats stats;
+    stats.server = server_key(engine);
+    stats.engine = engine.engine;
+    stats.connectors = interval.connectors.reduce();
+    stats.cuda_graphs = counts_of(interval.batches);
+    Interval& all = pooled[stats.server];
+    for (const auto& [batch, count] : interval.batches) {
+      BatchCount& sum = all.batches[batch];
+      sum.first_seen =
+          sum.count == 0 ? count.first_seen : std::min(sum.first_seen, count.first_seen);
+      sum.count += count.count;
+    }
+    all.connectors.aggregate(interval.connectors);
+    ++engines[stats.server];
+    if (!stats.connectors.empty() || !stats.cuda_graphs.empty()) out.push_back(std::move(stats));
+  }
+  for (auto& [server, interval] : pooled) {
+    IntervalStats stats;
+    stats.server = server;
+    stats.connectors = interval.connectors.reduce();
+    stats.cuda_graphs = counts_of(interval.batches);
+    if (!stats.connectors.empty() || !stats.cuda_graphs.empty()) out.push_back(std::move(stats));
+  }
+  intervals_.clear();
+  return out;
+}
+
+std::vector<IterationDetail> SampleFeed::take_iterations() {
+  return std::exchange(iterations_, {});
+}
+
+void SampleFeed::forget_dead(const BusReader& bus) {
+  latest_stream_ = nullptr;
+  latest_use_ = nullptr;
+  std::erase_if(uses_, [&](const auto& entry) {
+    return std::none_of(bus.live().begin(), bus.live().end(),
+                        [&](const auto& live) { return live.second.reader.get() == entry.first; });
+  });
+}
+
+}  // namespace rankbus

@@ -10,9 +10,9 @@
 #include <memory>
 #include <rankbus/aggregator/aggregator.hpp>
 #include <rankbus/aggregator/daemon.hpp>
+#include <rankbus/exporters/engine_log.hpp>
 #include <rankbus/exporters/http_server.hpp>
 #include <rankbus/exporters/log_output.hpp>
-#include <rankbus/exporters/throughput_log.hpp>
 #include <string>
 
 namespace rankbus {
@@ -86,14 +86,14 @@ int run_aggregate(const AggregateOptions& options) {
   aggregator_options.reduce.retain_rank_s =
       std::min(aggregator_options.reduce.retain_rank_s, options.retain_s);
   aggregator_options.log_interval_s = options.log_interval_s;
-  ThroughputLog throughput(logger);
+  EngineLog engine_log(logger);
   auto aggregator = Aggregator::open(
       aggregator_options, [logger](const std::string& warning) { logger->warn("{}", warning); },
-      [&throughput](const Snapshot& snapshot, bool interval_is_over) {
+      [&engine_log](const Snapshot& snapshot, bool interval_is_over) {
         if (interval_is_over) {
-          throughput.log(snapshot);
+          engine_log.log(snapshot);
         } else {
-          throughput.observe(snapshot);
+          engine_log.observe(snapshot);
         }
       });
   if (!aggregator) return fail(1, aggregator.error());

@@ -4,9 +4,9 @@
 
 #include <chrono>
 #include <ctime>
+#include <rankbus/exporters/engine_log.hpp>
 #include <rankbus/exporters/log_output.hpp>
 #include <rankbus/exporters/log_text.hpp>
-#include <rankbus/exporters/throughput_log.hpp>
 
 #include "unit_exporters_lib.hpp"
 
@@ -40,16 +40,16 @@ TEST(LogOutput, Line_LooksLikeVllms) {
   when.tm_min = 16;
   when.tm_sec = 2;
   const auto wall = std::chrono::system_clock::from_time_t(timegm(&when));
-  ThroughputLog throughput(output->logger(), [wall] { return wall; });
+  EngineLog engine_log(output->logger(), [wall] { return wall; });
   Snapshot shown;
   EngineTotals engine;
   engine.live = true;
   shown.engines = {engine};
-  throughput.observe(shown);
+  engine_log.observe(shown);
   shown.monotonic_s = 10;
   shown.engines[0].prompt_tokens_computed = 594;
   shown.engines[0].generation_tokens = 69;
-  throughput.log(shown);
+  engine_log.log(shown);
   EXPECT_EQ(read_file(dir / "log"),
             "INFO 11-22 05:16:02 [rankbus] Engine 000: Avg prompt throughput: 59.4 tokens/s, Avg "
             "generation throughput: 6.9 tokens/s, Running: 0 reqs, Waiting: 0 reqs, GPU KV cache "

@@ -1,85 +1,13 @@
-// The periodic line, word for word, and which lines there are.
-#include <gtest/gtest.h>
-#include <spdlog/pattern_formatter.h>
-#include <spdlog/sinks/base_sink.h>
-
+// The throughput line, word for word, and of whom and when there is one.
 #include <cmath>
 #include <limits>
-#include <mutex>
-#include <rankbus/exporters/throughput_log.hpp>
-#include <string>
-#include <vector>
+
+#include "unit_exporters_log_lib.hpp"
 
 namespace rankbus::test {
 namespace {
 
-// Keeps what was logged as "LEVEL text".
-class Lines : public spdlog::sinks::base_sink<std::mutex> {
- public:
-  std::vector<std::string> take() { return std::exchange(lines_, {}); }
-
- protected:
-  void sink_it_(const spdlog::details::log_msg& message) override {
-    const bool is_debug = message.level == spdlog::level::debug;
-    lines_.push_back((is_debug ? "DEBUG " : "INFO ") +
-                     std::string(message.payload.data(), message.payload.size()));
-  }
-  void flush_() override {}
-
- private:
-  std::vector<std::string> lines_;
-};
-
-class ThroughputLogTest : public testing::Test {
- protected:
-  ThroughputLogTest() { logger_->set_level(spdlog::level::debug); }
-
-  // One engine among those of the next snapshot.
-  EngineTotals& engine(std::uint32_t index, const std::string& server = "k1") {
-    for (EngineTotals& known : snapshot_.engines) {
-      if (known.engine == index && known.server == server) return known;
-    }
-    EngineTotals added;
-    added.server = server;
-    added.model_name = "llama";
-    added.engine = index;
-    added.live = true;
-    snapshot_.engines.push_back(added);
-    return snapshot_.engines.back();
-  }
-
-  void pass_seconds(double seconds) {
-    ++snapshot_.pass;
-    snapshot_.monotonic_s += seconds;
-  }
-
-  std::vector<std::string> log() {
-    log_.log(snapshot_);
-    return sink_->take();
-  }
-
-  // The lines shortened to level, who, and both throughputs.
-  std::vector<std::string> log_rates() {
-    std::vector<std::string> short_lines;
-    for (const std::string& line : log()) {
-      short_lines.push_back(line.substr(0, line.find(", Running")));
-    }
-    return short_lines;
-  }
-
-  using Strings = std::vector<std::string>;
-
-  std::shared_ptr<Lines> sink_ = std::make_shared<Lines>();
-  std::shared_ptr<spdlog::logger> logger_ = std::make_shared<spdlog::logger>("test", sink_);
-  ThroughputLog log_{logger_};
-  Snapshot snapshot_;
-};
-
-std::string rates(const std::string& who, const std::string& prompt,
-                  const std::string& generation) {
-  return who + ": Avg prompt throughput: " + prompt +
-         " tokens/s, Avg generation throughput: " + generation + " tokens/s";
-}
+using ThroughputLogTest = EngineLogTest;
 
 TEST_F(ThroughputLogTest, OneEngine_PrintsVllmsWords) {
   engine(0);
@@ -112,6 +40,74 @@ TEST_F(ThroughputLogTest, Preemptions_PrintThoseOfTheInterval) {
                             "Prefix cache hit rate: 0.0%"}));
   pass_seconds(10);
   EXPECT_EQ(log()[0].find("Preemptions"), std::string::npos) << "none in this interval";
+}
+
+TEST_F(ThroughputLogTest, EveryPart_PrintsInVllmsOrder) {
+  engine(0).corrupted = 2;
+  log_.observe(snapshot_);
+  pass_seconds(10);
+  EngineTotals& e = engine(0);
+  e.prompt_tokens_computed = 594;
+  e.generation_tokens = 69;
+  e.running = 3;
+  e.waiting = 3;
+  e.deferred = 1;
+  e.preemptions = 4;
+  e.kv_cache_usage = 0.25;
+  e.prefix_cache = {10, 1000, 400};
+  e.external_prefix_cache = {10, 1000, 100};
+  e.multimodal_cache = {4, 4, 1};
+  e.corrupted = 5;
+  EXPECT_EQ(log(), (Strings{"INFO Engine 000: Avg prompt throughput: 59.4 tokens/s, "
+                            "Avg generation throughput: 6.9 tokens/s, Running: 3 reqs, "
+                            "Waiting: 3 reqs, Deferred: 1 reqs, Preemptions: 4, "
+                            "GPU KV cache usage: 25.0%, Prefix cache hit rate: 40.0%, "
+                            "Corrupted: 3 reqs, External prefix cache hit rate: 10.0%, "
+                            "MM cache hit rate: 25.0%"}));
+}
+
+TEST_F(ThroughputLogTest, Corrupted_ShowsWhereItIsCountedAndOnlyTheInterval) {
+  engine(0).corrupted = 7;
+  engine(1);
+  const auto ending = [&](std::size_t line) {
+    const Strings lines = log();
+    return lines[line].substr(lines[line].rfind("rate: ") + 6);
+  };
+  EXPECT_EQ(ending(0), "0.0%, Corrupted: 0 reqs") << "found at work: nobody watched those";
+  pass_seconds(10);
+  engine(0).corrupted = 9;
+  EXPECT_EQ(ending(0), "0.0%, Corrupted: 2 reqs");
+  pass_seconds(10);
+  EXPECT_EQ(ending(0), "0.0%, Corrupted: 0 reqs");
+  pass_seconds(10);
+  EXPECT_EQ(ending(1), "0.0%") << "engine 1 does not look for NaN";
+  pass_seconds(10);
+  engine(0).corrupted = 10;
+  EXPECT_EQ(ending(2), "0.0%, Corrupted: 1 reqs") << "of all engines";
+}
+
+TEST_F(ThroughputLogTest, CachesOfOtherKinds_ShowOnceTheirWindowHasRequests) {
+  EngineTotals& e = engine(0);
+  e.external_prefix_cache = {0, 0, 0};
+  e.multimodal_cache = {0, 0, 0};
+  const std::string nothing = log()[0];
+  EXPECT_EQ(nothing.find("External"), std::string::npos);
+  EXPECT_EQ(nothing.find("MM cache"), std::string::npos);
+  e.external_prefix_cache = {1, 0, 0};  // A request without tokens is a request.
+  e.multimodal_cache = {1, 0, 0};
+  const std::string both = log()[0];
+  EXPECT_NE(both.find("External prefix cache hit rate: 0.0%, MM cache hit rate: 0.0%"),
+            std::string::npos);
+}
+
+TEST_F(ThroughputLogTest, AggregatedOtherCaches_ArePooled) {
+  engine(0).external_prefix_cache = {1, 100, 100};
+  engine(1).external_prefix_cache = {1, 900, 0};
+  engine(1).multimodal_cache = {2, 4, 2};
+  const std::string line = log()[2];
+  EXPECT_NE(line.find("External prefix cache hit rate: 10.0%, MM cache hit rate: 50.0%"),
+            std::string::npos)
+      << line;
 }
 
 TEST_F(ThroughputLogTest, TwoEngines_PrintAggregatedAsVllmDoes) {

@@ -21,6 +21,7 @@ std::uint32_t BlockPool::allocate() {
   const std::uint32_t block = oldest_free_;
   unlink_free(block);
   evict(block);
+  if (residency_ != nullptr) residency_->allocated(block);
   blocks_[block].references = 1;
   ++in_use_;
   return block;
@@ -28,6 +29,7 @@ std::uint32_t BlockPool::allocate() {
 
 void BlockPool::add_reference(std::uint32_t block) {
   Block& b = blocks_[block];
+  if (residency_ != nullptr) residency_->accessed(block);
   if (b.references++ > 0) return;
   ++in_use_;
   // In an unlimited pool, free blocks with a content are kept out of the free list.
@@ -74,6 +76,7 @@ void BlockPool::unlink_free(std::uint32_t block) {
 }
 
 void BlockPool::evict(std::uint32_t block) {
+  if (residency_ != nullptr) residency_->evicted(block);
   Block& b = blocks_[block];
   if (b.content == kNone) return;
   std::uint32_t* link = &holder_[b.content];

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <rankbus/producer/simulator/block_residency.hpp>
 #include <vector>
 
 namespace rankbus::simulator {
@@ -17,6 +18,9 @@ class BlockPool {
   // `blocks` 0 makes a pool that grows on demand and never evicts a content. Contents are numbered
   // 0 to contents-1.
   BlockPool(std::uint32_t blocks, std::uint32_t contents);
+
+  // Tells `residency`, which must outlive the pool, what happens to blocks from now on.
+  void watch(BlockResidency& residency) { residency_ = &residency; }
 
   // How many more blocks can be allocated now.
   std::uint32_t free_blocks() const { return unlimited_ ? kNone : free_count_; }
@@ -55,6 +59,7 @@ class BlockPool {
   std::uint32_t free_count_ = 0;
   std::uint32_t in_use_ = 0;
   bool unlimited_;
+  BlockResidency* residency_ = nullptr;
 };
 
 }  // namespace rankbus::simulator

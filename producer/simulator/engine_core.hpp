@@ -30,14 +30,23 @@ constexpr std::uint32_t engine_of(std::uint32_t request, std::uint32_t engines) 
   return request % engines;
 }
 
+// The front ends of an engine take its requests in turn.
+constexpr std::uint32_t front_end_of(std::uint32_t request, std::uint32_t engines,
+                                     std::uint32_t front_ends) {
+  return request / engines % front_ends;
+}
+
 class EngineCore {
  public:
   // `workload` must outlive the core.
   EngineCore(const Workload& workload, const EngineLimits& limits, const StepTimeModel& model,
-             std::uint32_t engine, std::uint32_t engines);
+             std::uint32_t engine, std::uint32_t engines, std::uint32_t front_ends = 1);
 
   // The clock may be chosen after construction, but before anything else is called.
   void set_time_scale(const TimeScale& scale) { scale_ = scale; }
+
+  // `residency` must outlive the core.
+  void watch_blocks(BlockResidency& residency) { model_.watch_blocks(residency); }
 
   bool finished() const { return !model_.has_work() && next_ == arrivals_.size(); }
   bool idle() const { return !model_.has_work(); }
@@ -47,10 +56,12 @@ class EngineCore {
   // Queues everything that has reached the scheduler by now.
   void admit_arrivals(std::uint64_t now_ns);
   const StepWork& begin_step(std::uint64_t now_ns) { return model_.begin_step(now_ns); }
-  std::span<const Output> end_step() { return model_.end_step(); }
+  std::span<const Output> end_step();
   SchedulerCounts take_counts() { return model_.take_counts(); }
 
   const EngineModel& model() const { return model_; }
+  // Accepted requests that have not had their last token, arrived or not.
+  std::uint64_t unfinished() const { return arrivals_.size() - finished_; }
   // Requests that the front end refused because their prompt is longer than a sequence may be.
   std::uint32_t refused() const { return refused_; }
 
@@ -63,6 +74,7 @@ class EngineCore {
   EngineModel model_;
   std::vector<Arrival> arrivals_;
   std::size_t next_ = 0;
+  std::size_t finished_ = 0;
   std::uint32_t refused_ = 0;
   TimeScale scale_;
 };

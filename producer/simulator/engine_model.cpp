@@ -44,6 +44,10 @@ EngineModel::EngineModel(const Workload& workload, const EngineLimits& limits)
   for (std::size_t i = 0; i < states_.size(); ++i) {
     states_[i].first_private_content = content;
     content += private_contents(workload.requests[i]);
+    adapters_.resize(std::max<std::size_t>(adapters_.size(), workload.requests[i].adapter + 1u));
+  }
+  if (limits.external_cache) {
+    external_.emplace(content, workload.node_count, limits.external_cache_seed);
   }
 }
 
@@ -58,6 +62,7 @@ void EngineModel::enqueue(std::uint32_t request, std::uint64_t now_ns) {
   state.target = std::min(r.output_tokens, limits_.max_sequence_tokens - r.prompt_tokens);
   state.queued_ns = now_ns;
   waiting_.push_back(request);
+  count_adapter_of_new(request);
 }
 
 const StepWork& EngineModel::begin_step(std::uint64_t now_ns) {
@@ -85,6 +90,7 @@ std::span<const Output> EngineModel::end_step() {
     output.request = request;
     output.preemptions = std::exchange(state.preemptions, 0);
     output.cached_tokens = state.cached;
+    output.external_tokens = state.external;
     output.first = state.generated == 1;
     output.queued_ns = state.queued_ns;
     output.scheduled_ns = state.scheduled_ns;
@@ -95,6 +101,8 @@ std::span<const Output> EngineModel::end_step() {
     output.finished = cut ? FinishedBy::length : FinishedBy::stop;
     any_finished = true;
     free_blocks_of(state);
+    leave_running(request);
+    count_adapter_of_finished(request);
   }
   if (any_finished) {
     std::erase_if(running_, [this](std::uint32_t request) {
@@ -107,7 +115,7 @@ std::span<const Output> EngineModel::end_step() {
 SchedulerCounts EngineModel::take_counts() {
   SchedulerCounts counts = std::exchange(counts_, {});
   counts.running = running();
-  counts.waiting = static_cast<std::uint32_t>(waiting_.size());
+  counts.waiting = static_cast<std::uint32_t>(waiting_.size()) - counts.deferred;
   counts.kv_cache_usage = pool_.usage();
   return counts;
 }
@@ -139,7 +147,17 @@ EngineModel::Match EngineModel::match_prefix(std::uint32_t request) const {
   }
   match.tokens = match.blocks * kBlockTokens;
   if (whole_prompt) match.tokens = std::min({match.tokens, prompt, known - 1});
+  match.external_tokens = match_external(request, match);
   return match;
+}
+
+// Tokens in whole blocks that the external cache holds behind those of the own one.
+std::uint32_t EngineModel::match_external(std::uint32_t request, const Match& local) const {
+  if (!external_ || local.tokens % kBlockTokens != 0) return 0;
+  const std::uint32_t most = (known_tokens(request) - 1) / kBlockTokens;
+  std::uint32_t end = local.tokens / kBlockTokens;
+  while (end < most && external_->holds(content_of(request, end))) ++end;
+  return end * kBlockTokens - local.tokens;
 }
 
 void EngineModel::schedule_running(std::uint32_t& budget, bool& preempted) {
@@ -151,6 +169,7 @@ void EngineModel::schedule_running(std::uint32_t& budget, bool& preempted) {
     while (!grow(state, tokens)) {
       const std::uint32_t newest = running_.back();
       running_.pop_back();
+      leave_running(newest);
       preempt(newest);
       preempted = true;
       if (newest == request) return;
@@ -164,30 +183,79 @@ void EngineModel::schedule_running(std::uint32_t& budget, bool& preempted) {
 }
 
 void EngineModel::schedule_waiting(std::uint32_t& budget, std::uint64_t now_ns) {
+  deferred_.clear();
   while (!waiting_.empty() && budget > 0 && running_.size() < limits_.max_num_seqs) {
     const std::uint32_t request = waiting_.front();
+    if (waits_for_adapter(request)) {
+      waiting_.pop_front();
+      deferred_.push_back(request);
+      continue;
+    }
     State& state = states_[request];
     const std::uint32_t known = known_tokens(request);
     const Match match = match_prefix(request);
-    const std::uint32_t tokens = std::min(known - match.tokens, budget);
-    if (!admit(request, match, tokens)) return;
+    const std::uint32_t tokens = std::min(known - match.all_tokens(), budget);
+    if (!admit(request, match, tokens)) break;
     waiting_.pop_front();
     running_.push_back(request);
-    if (!state.seen) {
-      state.seen = true;
-      state.scheduled_ns = now_ns;
-      state.cached = match.tokens;
-      ++counts_.prefix_requests;
-      counts_.prefix_queries += known;
-      counts_.prefix_hits += match.tokens;
-      counts_.prefix_hit_blocks += match.blocks;
-    }
+    enter_running(request);
+    count_admission(request, match, now_ns);
     state.scheduled = tokens;
     budget -= tokens;
     scheduled_.push_back(request);
     count_work(state, known);
     make_findable(request);
   }
+  counts_.deferred = static_cast<std::uint32_t>(deferred_.size());
+  waiting_.insert(waiting_.begin(), deferred_.begin(), deferred_.end());
+}
+
+void EngineModel::count_admission(std::uint32_t request, const Match& match, std::uint64_t now_ns) {
+  if (match.external_tokens > 0) {
+    ++counts_.load_requests;
+    counts_.load_blocks += match.external_tokens / kBlockTokens;
+  }
+  State& state = states_[request];
+  if (state.seen) return;
+  state.seen = true;
+  state.scheduled_ns = now_ns;
+  state.cached = match.tokens;
+  state.external = match.external_tokens;
+  work_.encoder_inputs += workload_.requests[request].images;
+  ++counts_.prefix_requests;
+  counts_.prefix_queries += known_tokens(request);
+  counts_.prefix_hits += match.tokens;
+  counts_.prefix_hit_blocks += match.blocks;
+  if (!external_) return;
+  ++counts_.external_requests;
+  counts_.external_queries += known_tokens(request);
+  counts_.external_hits += match.external_tokens;
+}
+
+bool EngineModel::waits_for_adapter(std::uint32_t request) const {
+  const std::uint32_t adapter = workload_.requests[request].adapter;
+  return adapter != 0 && limits_.max_loras != 0 && adapters_[adapter].running == 0 &&
+         running_adapters_ >= limits_.max_loras;
+}
+
+void EngineModel::enter_running(std::uint32_t request) {
+  const std::uint32_t adapter = workload_.requests[request].adapter;
+  if (adapter != 0 && adapters_[adapter].running++ == 0) ++running_adapters_;
+}
+
+void EngineModel::leave_running(std::uint32_t request) {
+  const std::uint32_t adapter = workload_.requests[request].adapter;
+  if (adapter != 0 && --adapters_[adapter].running == 0) --running_adapters_;
+}
+
+void EngineModel::count_adapter_of_new(std::uint32_t request) {
+  const std::uint32_t adapter = workload_.requests[request].adapter;
+  if (adapter != 0 && adapters_[adapter].live++ == 0) live_adapters_.push_back(adapter);
+}
+
+void EngineModel::count_adapter_of_finished(std::uint32_t request) {
+  const std::uint32_t adapter = workload_.requests[request].adapter;
+  if (adapter != 0 && --adapters_[adapter].live == 0) std::erase(live_adapters_, adapter);
 }
 
 // Makes room for `tokens` more tokens. Takes nothing when it cannot take all.
@@ -203,7 +271,7 @@ bool EngineModel::admit(std::uint32_t request, const Match& match, std::uint32_t
   State& state = states_[request];
   // A block that is not hit to its end is copied: the sequence goes on writing in it.
   const std::uint32_t shared = match.tokens / kBlockTokens;
-  const std::uint32_t fresh = blocks_for(match.tokens + tokens) - shared;
+  const std::uint32_t fresh = blocks_for(match.all_tokens() + tokens) - shared;
   std::uint32_t revived = 0;
   for (std::uint32_t i = 0; i < shared; ++i) {
     if (!pool_.in_use(pool_.find(content_of(request, i)))) ++revived;
@@ -216,7 +284,7 @@ bool EngineModel::admit(std::uint32_t request, const Match& match, std::uint32_t
     pool_.add_reference(block);
     state.blocks.push_back(block);
   }
-  state.computed = match.tokens;
+  state.computed = match.all_tokens();
   state.findable = shared;
   const bool grown = grow(state, tokens);
   assert(grown);
@@ -234,18 +302,23 @@ void EngineModel::make_findable(std::uint32_t request) {
     complete = covered < prompt ? complete : blocks_for(prompt);
   }
   for (; state.findable < complete; ++state.findable) {
-    pool_.set_content(state.blocks[state.findable], content_of(request, state.findable));
+    const std::uint32_t content = content_of(request, state.findable);
+    pool_.set_content(state.blocks[state.findable], content);
+    if (external_ && external_->store(content)) ++counts_.store_blocks;
   }
 }
 
 void EngineModel::count_work(const State& state, std::uint32_t known) {
   const std::uint64_t tokens = state.scheduled;
   const std::uint64_t before = state.computed;
+  work_.token_contexts += tokens * (before + tokens);
   if (tokens == 1 && before + 1 == known && state.generated > 0) {
     ++work_.decode_seqs;
     work_.decode_context_tokens += known;
   } else {
+    ++work_.prefill_seqs;
     work_.prefill_tokens += tokens;
+    work_.prefill_context_tokens += before + tokens;
     work_.prefill_token_pairs += tokens * before + tokens * (tokens + 1) / 2;
   }
 }

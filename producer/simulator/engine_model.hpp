@@ -10,13 +10,17 @@
 //     later, output tokens included (what is still cached is not computed again). In a step that
 //     preempts, nobody is admitted;
 //   * full blocks become findable in the step that schedules them, so that two equal prompts in one
-//     step share them.
+//     step share them;
+//   * behind a KV connector, what the own cache does not hold may be loaded from an external one;
+//   * a waiting request whose LoRA adapter finds no place among those that run is passed over.
 // One step is in flight at a time (no asynchronous scheduling).
 #pragma once
 
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <rankbus/producer/simulator/block_pool.hpp>
+#include <rankbus/producer/simulator/external_cache.hpp>
 #include <rankbus/producer/simulator/workload.hpp>
 #include <span>
 #include <vector>
@@ -46,6 +50,9 @@ struct EngineLimits {
   // Prompt and output together. A prompt that leaves no room for one token is refused; a longer
   // output ends by length.
   std::uint32_t max_sequence_tokens = 131072;
+  std::uint32_t max_loras = 0;  // LoRA adapters that run at the same time; 0: no limit
+  bool external_cache = false;
+  std::uint64_t external_cache_seed = 0;
 };
 
 // The longest sequence that both the model and the pool can hold. vLLM does not start with a pool
@@ -54,17 +61,23 @@ std::uint32_t longest_sequence(std::uint32_t max_model_len, std::uint32_t kv_blo
 
 // What a step costs, in the terms of the step-time model.
 struct StepWork {
+  std::uint64_t prefill_seqs = 0;
   std::uint64_t prefill_tokens = 0;
   std::uint64_t prefill_token_pairs = 0;  // sum over prefill tokens of the tokens each attends to
   std::uint64_t decode_seqs = 0;
-  std::uint64_t decode_context_tokens = 0;  // sum over decoding sequences of what they attend to
+  std::uint64_t decode_context_tokens = 0;   // sum over decoding sequences of what they attend to
+  std::uint64_t prefill_context_tokens = 0;  // the same over sequences in prefill
+  std::uint64_t token_contexts =
+      0;  // sum over all sequences of tokens times context after the step
+  std::uint64_t encoder_inputs = 0;  // multimodal inputs of requests that are scheduled first
   std::uint64_t tokens() const { return prefill_tokens + decode_seqs; }
 };
 
 // What the scheduler reports after each step.
 struct SchedulerCounts {
   std::uint32_t running = 0;
-  std::uint32_t waiting = 0;
+  std::uint32_t waiting = 0;   // for room; the deferred ones not included
+  std::uint32_t deferred = 0;  // for a LoRA adapter's place
   double kv_cache_usage = 0;
   // Once per request, at its first scheduling. Resumed requests belong to a trio of their own in
   // vLLM, which is never exported.
@@ -72,13 +85,22 @@ struct SchedulerCounts {
   std::uint64_t prefix_queries = 0;     // tokens
   std::uint64_t prefix_hits = 0;        // tokens
   std::uint64_t prefix_hit_blocks = 0;  // partial ones included under BlockRule::trace
+  // The same of the external cache, where there is one.
+  std::uint32_t external_requests = 0;
+  std::uint64_t external_queries = 0;
+  std::uint64_t external_hits = 0;
+  // What the connector moves in this step, resumed requests included.
+  std::uint32_t load_requests = 0;
+  std::uint32_t load_blocks = 0;
+  std::uint32_t store_blocks = 0;
 };
 
 // One sampled token of one request, with what happened to the request since its last one.
 struct Output {
   std::uint32_t request = 0;
   std::uint32_t preemptions = 0;
-  std::uint32_t cached_tokens = 0;  // of the prompt, at the first scheduling
+  std::uint32_t cached_tokens = 0;    // of the prompt, at the first scheduling
+  std::uint32_t external_tokens = 0;  // the same, from the external cache
   FinishedBy finished = FinishedBy::nothing;
   bool first = false;
   std::uint64_t queued_ns = 0;
@@ -102,8 +124,14 @@ class EngineModel {
   std::span<const Output> end_step();
   // The state after the last step, with the prefix-cache counts since the call before.
   SchedulerCounts take_counts();
+  // What begin_step() has counted so far.
+  const SchedulerCounts& counts() const { return counts_; }
 
   const BlockPool& pool() const { return pool_; }
+  // `residency` must outlive the model.
+  void watch_blocks(BlockResidency& residency) { pool_.watch(residency); }
+  // Adapters of requests that wait or run, by when they came.
+  std::span<const std::uint32_t> live_adapters() const { return live_adapters_; }
   std::uint32_t running() const { return static_cast<std::uint32_t>(running_.size()); }
   std::uint32_t generated_tokens(std::uint32_t request) const { return states_[request].generated; }
 
@@ -117,6 +145,7 @@ class EngineModel {
     std::uint32_t first_private_content = 0;
     std::uint32_t preemptions = 0;  // since the last output
     std::uint32_t cached = 0;
+    std::uint32_t external = 0;
     bool seen = false;  // scheduled before
     std::uint64_t queued_ns = 0;
     std::uint64_t scheduled_ns = 0;
@@ -125,13 +154,27 @@ class EngineModel {
   struct Match {
     std::uint32_t blocks = 0;
     std::uint32_t tokens = 0;
+    std::uint32_t external_tokens = 0;  // behind those, in whole blocks
+    std::uint32_t all_tokens() const { return tokens + external_tokens; }
+  };
+  // How many requests of one adapter there are.
+  struct AdapterUse {
+    std::uint32_t live = 0;
+    std::uint32_t running = 0;
   };
 
   std::uint32_t known_tokens(std::uint32_t request) const;
   std::uint32_t content_of(std::uint32_t request, std::uint32_t index) const;
   Match match_prefix(std::uint32_t request) const;
+  std::uint32_t match_external(std::uint32_t request, const Match& local) const;
   void schedule_running(std::uint32_t& budget, bool& preempted);
   void schedule_waiting(std::uint32_t& budget, std::uint64_t now_ns);
+  bool waits_for_adapter(std::uint32_t request) const;
+  void enter_running(std::uint32_t request);
+  void leave_running(std::uint32_t request);
+  void count_admission(std::uint32_t request, const Match& match, std::uint64_t now_ns);
+  void count_adapter_of_new(std::uint32_t request);
+  void count_adapter_of_finished(std::uint32_t request);
   bool grow(State& state, std::uint32_t tokens);
   bool admit(std::uint32_t request, const Match& match, std::uint32_t tokens);
   void make_findable(std::uint32_t request);
@@ -146,6 +189,11 @@ class EngineModel {
   std::vector<std::uint32_t> running_;  // by admission
   std::deque<std::uint32_t> waiting_;
   std::vector<std::uint32_t> scheduled_;  // in this step
+  std::vector<std::uint32_t> deferred_;   // in this step
+  std::vector<AdapterUse> adapters_;      // by number; 0, the base model, is not counted
+  std::uint32_t running_adapters_ = 0;
+  std::vector<std::uint32_t> live_adapters_;
+  std::optional<ExternalCache> external_;
   std::vector<Output> outputs_;
   StepWork work_;
   SchedulerCounts counts_;

@@ -16,6 +16,7 @@ void FrontEndModel::process(std::span<const Output> outputs, std::uint64_t token
   iteration_.preempted_reqs = 0;
   iteration_.computed_tokens = 0;
   iteration_.local_cache_hit_tokens = 0;
+  iteration_.external_tokens = 0;
   iteration_.generation_tokens = outputs.size();
   iteration_.time_to_first_token_s.clear();
   iteration_.inter_token_latency_s.clear();
@@ -42,12 +43,14 @@ void FrontEndModel::first_token(const Output& output, State& state, std::uint64_
   const Request& request = workload_.requests[output.request];
   iteration_.time_to_first_token_s.push_back(
       seconds_between(scale_.clock_ns(request.arrival_ns), now_ns));
-  iteration_.computed_tokens += request.prompt_tokens - output.cached_tokens;
+  const std::uint32_t cached = output.cached_tokens + output.external_tokens;
+  iteration_.computed_tokens += request.prompt_tokens - cached;
   iteration_.local_cache_hit_tokens += output.cached_tokens;
+  iteration_.external_tokens += output.external_tokens;
   state.queued_ns = output.queued_ns;
   state.scheduled_ns = output.scheduled_ns;
   state.first_token_ns = tokens_ns;
-  state.cached = output.cached_tokens;
+  state.cached = cached;
 }
 
 void FrontEndModel::finish(const Output& output, const State& state, std::uint64_t now_ns) {

@@ -15,6 +15,7 @@ struct IterationOutcome {
   std::uint64_t preempted_reqs = 0;
   std::uint64_t computed_tokens = 0;         // of prompts that ended their prefill
   std::uint64_t local_cache_hit_tokens = 0;  // of the same prompts
+  std::uint64_t external_tokens = 0;         // of the same prompts
   std::uint64_t generation_tokens = 0;
   std::vector<double> time_to_first_token_s;
   std::vector<double> inter_token_latency_s;
@@ -27,8 +28,8 @@ struct FinishedOutcome {
   FinishedBy finished = FinishedBy::nothing;
   std::uint32_t prompt_tokens = 0;
   std::uint32_t generation_tokens = 0;
-  std::uint32_t cached_tokens = 0;
-  std::uint32_t max_tokens = 0;  // 0: the client gave none
+  std::uint32_t cached_tokens = 0;  // external ones included
+  std::uint32_t max_tokens = 0;     // 0: the client gave none
   std::uint32_t preemptions = 0;
   double e2e_latency_s = 0;
   double queued_time_s = 0;

@@ -1,4 +1,6 @@
 #include <rankbus/producer/simulator/front_end_model.hpp>
+#include <rankbus/producer/simulator/image_cache.hpp>
+#include <rankbus/producer/simulator/info_record.hpp>
 #include <rankbus/producer/simulator/processes.hpp>
 #include <rankbus/producer/simulator/random.hpp>
 
@@ -8,23 +10,25 @@ namespace {
 
 class FrontEndProcess {
  public:
-  FrontEndProcess(ChildContext& context, Producer& producer)
+  FrontEndProcess(ChildContext& context, std::uint32_t front_end, Producer& producer)
       : context_(context),
         plan_(context.plan),
         shared_(*context.engine.shared),
+        share_(*context.engine.front_end_shares[front_end]),
         producer_(producer),
         model_(plan_.workload),
-        truth_(shared_.truth.front_end, plan_.options.max_model_len),
-        steps_(*context.engine.front_end, context.simulation.stop) {}
+        truth_(share_.truth, plan_.options.max_model_len),
+        steps_(*context.engine.front_ends[front_end], context.simulation.stop) {}
 
   // Follows the scheduler to its end; false when the simulation was stopped.
   bool serve() {
     scale_ = context_.time_scale();
     model_.set_time_scale(scale_);
+    record_start();
     for (;;) {
       OutputsMessage message;
       if (!steps_.read(message)) return false;
-      if (message.last != 0) return true;
+      if (message.last != 0) return fall_asleep(message);
       outputs_.resize(message.outputs);
       if (!steps_.read_bytes(outputs_.data(), outputs_.size() * sizeof(Output))) return false;
       model_.process(outputs_, message.tokens_ns, delivered_ns(message));
@@ -33,6 +37,22 @@ class FrontEndProcess {
   }
 
  private:
+  void record_start() {
+    producer_.record(sleep_state(false, 0));
+    if (!plan_.options.features.cache_config) return;
+    record_info<CacheConfig>(producer_, &CacheConfig::config, producer_.now(),
+                             cache_config(plan_.options.kv_blocks));
+  }
+
+  bool fall_asleep(const OutputsMessage& message) {
+    if (message.sleep_level == 0) return true;
+    SleepState state = sleep_state(true, static_cast<int>(message.sleep_level));
+    state.stamp = plan_.real_clock() ? producer_.now() : message.tokens_ns;
+    share_.features.sleep_level = message.sleep_level;
+    producer_.record(state);
+    return true;
+  }
+
   // When the outputs had become text for the clients.
   std::uint64_t delivered_ns(const OutputsMessage& message) {
     const std::uint64_t work_ns =
@@ -51,6 +71,7 @@ class FrontEndProcess {
     record.num_preempted_reqs = iteration.preempted_reqs;
     record.prompt_computed_tokens = iteration.computed_tokens;
     record.prompt_local_cache_hit_tokens = iteration.local_cache_hit_tokens;
+    record.prompt_external_kv_transfer_tokens = iteration.external_tokens;
     record.num_generation_tokens = iteration.generation_tokens;
     record.time_to_first_token_seconds = iteration.time_to_first_token_s;
     record.inter_token_latency_seconds = iteration.inter_token_latency_s;
@@ -59,7 +80,36 @@ class FrontEndProcess {
     truth_.observe(iteration);
     producer_.record(record);
     for (const FinishedOutcome& finished : model_.finished()) record_finished(finished);
+    if (plan_.options.features.multimodal) record_images();
+    if (plan_.options.features.corrupted_requests > 0) record_corrupted();
     shared_.finished_requests += model_.finished().size();
+  }
+
+  // A request's images are looked up when it comes; they are told with its first output.
+  void record_images() {
+    MultimodalCache record;
+    for (const Output& output : outputs_) {
+      const std::uint32_t images = plan_.workload.requests[output.request].images;
+      if (!output.first || images == 0) continue;
+      ++record.requests;
+      record.queries += images;
+      record.hits += images_.look_up(output.request, images);
+    }
+    if (record.requests == 0) return;
+    record.stamp = stamp_;
+    share_.features.observe_images(record.queries, record.hits);
+    producer_.record(record);
+  }
+
+  void record_corrupted() {
+    CorruptedRequests record;
+    for (const FinishedOutcome& finished : model_.finished()) {
+      record.num_corrupted_reqs += plan_.workload.requests[finished.request].corrupted;
+    }
+    if (record.num_corrupted_reqs == 0) return;
+    record.stamp = stamp_;
+    share_.features.observe_corrupted(record.num_corrupted_reqs);
+    producer_.record(record);
   }
 
   void record_finished(const FinishedOutcome& finished) {
@@ -86,9 +136,11 @@ class FrontEndProcess {
   ChildContext& context_;
   const RunPlan& plan_;
   EngineShared& shared_;
+  FrontEndShare& share_;
   Producer& producer_;
   FrontEndModel model_;
   FrontEndCounter truth_;
+  ImageCache images_{plan_.options.seed};
   ChannelReader steps_;
   TimeScale scale_;
   std::vector<Output> outputs_;
@@ -97,12 +149,15 @@ class FrontEndProcess {
 
 }  // namespace
 
-int run_front_end(ChildContext& context) {
+int run_front_end(ChildContext& context, std::uint32_t front_end) {
+  const FeatureOptions& features = context.plan.options.features;
   OpenOptions options = context.producer_options();
   options.role = Role::frontend;
+  if (features.corrupted_requests > 0) add_record_type<CorruptedRequests>(options);
+  if (features.cache_config) add_record_type<CacheConfig>(options);
   Producer producer = Producer::open(options);
-  FrontEndProcess front_end(context, producer);
-  if (context.begin(producer) && front_end.serve()) context.end();
+  FrontEndProcess process(context, front_end, producer);
+  if (context.begin(producer) && process.serve()) context.end();
   return 0;
 }
 

@@ -13,8 +13,10 @@
 #pragma once
 
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <rankbus/producer/producer.hpp>
+#include <rankbus/producer/simulator/connector_model.hpp>
 #include <rankbus/producer/simulator/engine_core.hpp>
 #include <rankbus/producer/simulator/process_sync.hpp>
 #include <rankbus/producer/simulator/simulate.hpp>
@@ -32,12 +34,23 @@ struct ChildReport {
   char inert_reason[sizeof(bus::Reason)] = {};  // empty: the producer works
 };
 
+// What the front ends and the ranks of an engine count for the truth, each for itself.
+struct FrontEndShare {
+  FrontEndTruth truth;
+  FeatureTruth features;
+};
+struct RankShare {
+  FeatureTruth features;
+};
+
 // What one engine's processes share.
 struct EngineShared {
-  EngineTruth truth;
+  SchedulerTruth truth;
+  FeatureTruth features;  // of the scheduler
   Semaphore output_ready{0};
   Barrier barrier;
   std::atomic<std::uint64_t> finished_requests = 0;
+  std::atomic<std::uint64_t> unfinished_requests = 0;  // when the scheduler stopped
   std::atomic<std::uint64_t> refused_requests = 0;
   std::atomic<std::uint64_t> steps = 0;
   std::atomic<std::uint64_t> clock_ns = 0;  // the scheduler's clock at its last step
@@ -63,13 +76,20 @@ struct RunPlan {
   std::string run_id;
   std::string server;
 
+  // What the clock reads when the run is stopped, or the end of time.
+  std::uint64_t until_ns(const TimeScale& scale) const {
+    if (!std::isfinite(options.until_s)) return ~std::uint64_t{0};
+    return scale.clock_ns(static_cast<std::uint64_t>(options.until_s * 1e9));
+  }
   bool real_clock() const { return options.clock_kind() == ClockKind::real; }
 };
 
 struct EngineLinks {
   EngineShared* shared = nullptr;
-  Channel* front_end = nullptr;
+  std::vector<Channel*> front_ends;
+  std::vector<FrontEndShare*> front_end_shares;
   std::vector<Channel*> ranks;
+  std::vector<RankShare*> rank_shares;
 };
 
 // A child's connection to the parent and to its engine.
@@ -97,19 +117,22 @@ struct StepMessage {
   std::uint64_t broadcast_ns = 0;  // virtual clock
   StepCost cost;                   // in model time
   std::uint32_t padded_tokens = 0;
+  StepTransfers moved;     // by the KV connectors
   std::uint32_t last = 0;  // 1: no step, the run is over
 };
 
-// A step's outputs, on their way to the front end; as many Output follow.
+// Those of a step's outputs that are a front end's, on their way there; as many Output follow.
 struct OutputsMessage {
   std::uint64_t tokens_ns = 0;
   std::uint32_t outputs = 0;
   std::uint32_t last = 0;  // 1: no outputs, the run is over
+  std::uint32_t sleep_level =
+      0;  // with `last`: the engine falls asleep at this level; 0: it does not
 };
 
 // The bodies of the children; what they return is the exit status.
 int run_scheduler(ChildContext& context);
-int run_front_end(ChildContext& context);
+int run_front_end(ChildContext& context, std::uint32_t front_end);
 int run_rank(ChildContext& context, std::uint32_t rank);
 
 }  // namespace rankbus::simulator

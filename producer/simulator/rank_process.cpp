@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <limits>
 #include <rankbus/producer/simulator/processes.hpp>
+#include <rankbus/producer/simulator/rank_connectors.hpp>
 
 namespace rankbus::simulator {
 
@@ -23,11 +24,14 @@ class RankProcess {
                    plan_.options.collectives),
         jitter_(plan_.options.seed, context.engine_index, rank),
         barrier_(context.engine.shared->barrier, plan_.options.tp, stop_),
+        connectors_(plan_, context.engine_index, rank, producer,
+                    context.engine.rank_shares[rank]->features),
         steps_(*context.engine.ranks[rank], stop_) {}
 
   // Follows the scheduler to its end; false when the simulation was stopped.
   bool serve() {
     scale_ = context_.time_scale();
+    connectors_.start(producer_.now());
     for (;;) {
       StepMessage message;
       if (!steps_.read(message)) return false;
@@ -56,6 +60,7 @@ class RankProcess {
     record.forward_ns = times.forward_end_ns - times.launched_ns;
     record.sample_ns = times.output_ready_ns - times.forward_end_ns;
     producer_.record(record);
+    connectors_.record_step(record.output_ready, message.step, message.moved);
   }
 
   // The same step, slept for real. Stamps are the segment's ticks, durations are measured.
@@ -76,6 +81,7 @@ class RankProcess {
     record.forward_ns = forward_end_ns - launched_ns;
     record.sample_ns = monotonic_now_ns() - forward_end_ns;
     producer_.record(record);
+    connectors_.record_step(record.output_ready, message.step, message.moved);
     if (rank_ == 0) context_.engine.shared->output_ready.post();
     return true;
   }
@@ -127,6 +133,7 @@ class RankProcess {
   RankTimelines timelines_;  // virtual clock
   Jitter jitter_;            // real clock
   BarrierMember barrier_;
+  RankConnectors connectors_;
   ChannelReader steps_;
   TimeScale scale_;
   std::uint32_t ordinal_ = 0;  // wraps, as the record's field does
@@ -138,6 +145,7 @@ int run_rank(ChildContext& context, std::uint32_t rank) {
   OpenOptions options = context.producer_options();
   options.role = Role::worker;
   options.axes[0] = {"tp", rank, context.plan.options.tp};
+  RankConnectors::add_record_types(context.plan.options.features, options);
   Producer producer = Producer::open(options);
   RankProcess process(context, rank, producer);
   if (context.begin(producer) && process.serve()) context.end();

@@ -1,4 +1,5 @@
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
@@ -7,6 +8,7 @@
 #include <memory>
 #include <rankbus/producer/simulator/simulate.hpp>
 #include <rankbus/producer/simulator/simulation.hpp>
+#include <rankbus/producer/simulator/step_features.hpp>
 #include <rankbus/producer/simulator/trace.hpp>
 
 namespace rankbus::simulator {
@@ -95,7 +97,8 @@ std::string run_id() {
 
 // Each process is a segment of the bus, and a bus holds so many.
 void check_process_count(const SimulateOptions& options) {
-  const std::uint64_t processes = std::uint64_t{options.engines} * (options.tp + 2u);
+  const std::uint64_t processes =
+      std::uint64_t{options.engines} * (1u + options.front_ends + options.tp);
   if (processes <= bus::kMaxSegments) return;
   throw InputError("--engines " + std::to_string(options.engines) + " x --tp " +
                    std::to_string(options.tp) + " makes " + std::to_string(processes) +
@@ -108,11 +111,15 @@ RunPlan make_plan(const SimulateOptions& options) {
   RunPlan plan;
   plan.options = options;
   plan.workload = load_workload(options);
+  assign_features(plan.workload, options.features, options.seed);
   plan.limits = {.max_num_batched_tokens = options.max_num_batched_tokens,
                  .max_num_seqs = options.max_num_seqs,
                  .kv_blocks = options.kv_blocks,
                  .block_rule = options.block_rule,
-                 .max_sequence_tokens = longest_sequence(options.max_model_len, options.kv_blocks)};
+                 .max_sequence_tokens = longest_sequence(options.max_model_len, options.kv_blocks),
+                 .max_loras = options.features.max_loras,
+                 .external_cache = options.features.any_connector(),
+                 .external_cache_seed = options.seed};
   plan.run_id = run_id();
   plan.server = server_name(options);
   return plan;
@@ -125,6 +132,10 @@ void add_engine_options(CLI::App& command, SimulateOptions& o) {
   command.add_option("--engines", o.engines, "data-parallel engines; requests go to them in turn")
       ->check(CLI::Range(1u, 256u));
   command.add_option("--tp", o.tp, "tensor-parallel ranks per engine, a process each")
+      ->check(CLI::Range(1u, 256u));
+  command
+      .add_option("--front-ends", o.front_ends,
+                  "API server processes per engine; requests go to them in turn")
       ->check(CLI::Range(1u, 256u));
   command
       .add_option("--kv-blocks", o.kv_blocks, "KV blocks of 512 tokens per engine, 0: unlimited")
@@ -175,9 +186,72 @@ void add_run_options(CLI::App& command, SimulateOptions& o) {
   command.add_option("--duration", o.duration_s, "model seconds in which requests arrive")
       ->check(CLI::Range(0.001, 1e9))
       ->default_str("all");
+  command
+      .add_option(
+          "--until", o.until_s,
+          "stop when the engines' clock reaches so many model seconds, requests in them or not")
+      ->check(CLI::Range(0.001, 1e9))
+      ->default_str("all is served");
   command.add_option("--seed", o.seed, "everything random follows from it");
   command.add_flag("--linger", o.linger, "keep all processes until SIGTERM or SIGINT");
   command.add_option("--truth", o.truth, "write the expected values of /metrics to this file");
+}
+
+// Returns whether `--features all` was given, once the command line is parsed.
+std::shared_ptr<bool> add_feature_options(CLI::App& command, FeatureOptions& f) {
+  const auto all = std::make_shared<bool>(false);
+  command
+      .add_option_function<std::string>(
+          "--features", [all](const std::string&) { *all = true; },
+          "all: everything below but --diffusion, with these values where none are given: "
+          "4 draft tokens, a tenth of the KV blocks, 8 adapters, 1 corrupted request in 16, all "
+          "connectors, sleep at level 1")
+      ->check(CLI::IsMember({"all"}))
+      ->default_str("");
+  auto* speculative = command
+                          .add_option("--speculative-tokens", f.speculative_tokens,
+                                      "tokens per draft of speculative decoding, 0: none")
+                          ->check(CLI::Range(0u, kMostDraftTokens));
+  command.add_flag("--diffusion", f.diffusion, "statistics of a diffusion language model")
+      ->excludes(speculative);
+  command.add_flag("--mfu-metrics", f.mfu_metrics, "estimates of operations and memory traffic");
+  command.add_flag("--cudagraph-metrics", f.cudagraph_metrics, "which CUDA graph ran each step");
+  command
+      .add_option("--kv-cache-metrics-sample", f.kv_cache_metrics_sample,
+                  "share of the KV blocks whose life is followed, 0: none")
+      ->check(CLI::Range(0.0, 1.0));
+  command.add_option("--lora-adapters", f.lora_adapters, "LoRA adapters that requests ask for")
+      ->check(CLI::Range(0u, 64u));
+  command.add_option("--max-loras", f.max_loras, "adapters that run at the same time")
+      ->check(CLI::Range(1u, 64u));
+  command.add_flag("--multimodal", f.multimodal, "one request in four has images");
+  command
+      .add_option("--corrupted-requests", f.corrupted_requests,
+                  "one request in so many has a NaN in its logits, 0: none")
+      ->check(CLI::Range(0u, 1u << 20));
+  command
+      .add_option_function<std::vector<std::string>>(
+          "--kv-connector",
+          [&f](const std::vector<std::string>& names) {
+            for (std::size_t i = 0; i < kConnectors; ++i) {
+              f.connectors[i] =
+                  std::find(names.begin(), names.end(), kConnectorNames[i]) != names.end();
+            }
+          },
+          "KV connectors of every rank, with an external prefix cache behind them: nixl, moriio, "
+          "mooncake, mooncake_store, offloading, hisparse")
+      ->delimiter(',')
+      ->check(
+          CLI::IsMember(std::vector<std::string>(kConnectorNames.begin(), kConnectorNames.end())))
+      ->type_name("NAME[,NAME]")
+      ->default_str("");
+  command
+      .add_option("--sleep", f.sleep_level,
+                  "level at which the engines fall asleep when all is served, 0: they stay awake")
+      ->check(CLI::Range(0u, 2u));
+  command.add_flag("--cache-config", f.cache_config, "the configuration of the KV cache");
+  command.add_flag("--iteration-details", f.iteration_details, "a record of each iteration");
+  return all;
 }
 
 }  // namespace
@@ -205,9 +279,11 @@ std::function<int()> add_simulate_command(CLI::App& app) {
   command->option_defaults()->always_capture_default();
   add_run_options(*command, *options);
   add_engine_options(*command, *options);
+  const auto all = add_feature_options(*command, options->features);
   // The options live as long as whoever parses into them, even if the result is dropped.
   command->parse_complete_callback([options] {});
-  return [options] {
+  return [options, all] {
+    if (*all) options->features = all_features(options->features);
     prefer_flag_to_environment(options->trace, options->workload);
     return run_simulate(*options);
   };

@@ -8,6 +8,7 @@
 #include <limits>
 #include <optional>
 #include <rankbus/producer/simulator/engine_model.hpp>
+#include <rankbus/producer/simulator/features.hpp>
 #include <string>
 
 namespace CLI {
@@ -29,15 +30,18 @@ struct SimulateOptions {
   std::uint32_t max_model_len = 131072;
   std::uint32_t engines = 1;
   std::uint32_t tp = 1;
+  std::uint32_t front_ends = 1;    // per engine
   double speed = 1;                // kMaxSpeed: as fast as it goes
   std::optional<ClockKind> clock;  // else virtual at kMaxSpeed, real otherwise
   double duration_s = std::numeric_limits<double>::infinity();
+  double until_s = std::numeric_limits<double>::infinity();
   std::uint64_t seed = 1;
   std::uint32_t kv_blocks = 0;
   BlockRule block_rule = BlockRule::vllm;
   std::uint32_t max_num_seqs = 256;
   std::uint32_t max_num_batched_tokens = 8192;
   std::uint32_t collectives = 2;
+  FeatureOptions features;
   bool linger = false;
   std::string truth;  // empty: none is written
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <boost/interprocess/anonymous_shared_memory.hpp>
 #include <cinttypes>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -29,9 +30,11 @@ constexpr std::size_t room_for() {
 }
 
 std::size_t shared_bytes(const SimulateOptions& options) {
-  const std::size_t children = options.tp + 2u;
-  const std::size_t engine = room_for<EngineShared>() + (options.tp + 1u) * room_for<Channel>() +
-                             children * room_for<ChildReport>();
+  const std::size_t front_end = room_for<Channel>() + room_for<FrontEndShare>();
+  const std::size_t rank = room_for<Channel>() + room_for<RankShare>();
+  const std::size_t children = 1u + options.front_ends + options.tp;
+  const std::size_t engine = room_for<EngineShared>() + options.front_ends * front_end +
+                             options.tp * rank + children * room_for<ChildReport>();
   return room_for<SimulationShared>() + options.engines * engine;
 }
 
@@ -85,6 +88,18 @@ std::string describe_exit(int status) {
 
 double seconds(std::uint64_t ns) {
   return static_cast<double>(ns) / 1e9;
+}
+
+EngineTruth truth_of(const EngineLinks& engine) {
+  EngineTruth truth;
+  truth.scheduler = engine.shared->truth;
+  truth.features.add(engine.shared->features);
+  for (const FrontEndShare* share : engine.front_end_shares) {
+    truth.front_end.add(share->truth);
+    truth.features.add(share->features);
+  }
+  for (const RankShare* share : engine.rank_shares) truth.features.add(share->features);
+  return truth;
 }
 
 void announce(const RunPlan& plan) {
@@ -142,9 +157,13 @@ Simulation::Simulation(RunPlan plan)
   for (std::uint32_t engine = 0; engine < plan_.options.engines; ++engine) {
     EngineLinks& links = engines_.emplace_back();
     links.shared = make_shared_object<EngineShared>();
-    links.front_end = make_shared_object<Channel>();
+    for (std::uint32_t i = 0; i < plan_.options.front_ends; ++i) {
+      links.front_ends.push_back(make_shared_object<Channel>());
+      links.front_end_shares.push_back(make_shared_object<FrontEndShare>());
+    }
     for (std::uint32_t rank = 0; rank < plan_.options.tp; ++rank) {
       links.ranks.push_back(make_shared_object<Channel>());
+      links.rank_shares.push_back(make_shared_object<RankShare>());
     }
   }
 }
@@ -197,9 +216,15 @@ bool Simulation::start_children() {
   std::fflush(nullptr);  // What is buffered now would otherwise be printed by every child.
   for (std::uint32_t engine = 0; engine < plan_.options.engines; ++engine) {
     const std::string number = std::to_string(engine);
-    if (!start_child(engine, "scheduler", "sim-sched-" + number, run_scheduler) ||
-        !start_child(engine, "front end", "sim-front-" + number, run_front_end)) {
-      return false;
+    if (!start_child(engine, "scheduler", "sim-sched-" + number, run_scheduler)) return false;
+    for (std::uint32_t i = 0; i < plan_.options.front_ends; ++i) {
+      const bool alone = plan_.options.front_ends == 1;
+      const std::string which = alone ? "" : " " + std::to_string(i);
+      const std::string short_which = alone ? "" : "." + std::to_string(i);
+      if (!start_child(engine, "front end" + which, "sim-front-" + number + short_which,
+                       [i](ChildContext& context) { return run_front_end(context, i); })) {
+        return false;
+      }
     }
     for (std::uint32_t rank = 0; rank < plan_.options.tp; ++rank) {
       std::string short_name = "sim-rank-";
@@ -314,17 +339,20 @@ void Simulation::show_progress() {
 
 void Simulation::write_truth() const {
   std::vector<EngineTruth> engines;
-  for (const EngineLinks& engine : engines_) engines.push_back(engine.shared->truth);
+  for (const EngineLinks& engine : engines_) engines.push_back(truth_of(engine));
   const TruthHeader header = {.clock = plan_.real_clock() ? "real" : "virtual",
                               .seed = plan_.options.seed,
                               .model_name = plan_.options.model,
                               .server = plan_.server,
-                              .max_model_len = plan_.options.max_model_len};
+                              .max_model_len = plan_.options.max_model_len,
+                              .features = plan_.options.features,
+                              .kv_blocks = plan_.options.kv_blocks};
   write_truth_file(plan_.options.truth, truth_json(header, engines));
 }
 
 void Simulation::print_summary() const {
   std::uint64_t finished = 0;
+  std::uint64_t unfinished = 0;
   std::uint64_t refused = 0;
   std::uint64_t steps = 0;
   std::uint64_t clock_ns = 0;
@@ -332,23 +360,27 @@ void Simulation::print_summary() const {
   std::uint64_t cached = 0;
   std::uint64_t generated = 0;
   for (const EngineLinks& engine : engines_) {
-    const FrontEndTruth& truth = engine.shared->truth.front_end;
+    const FrontEndTruth truth = truth_of(engine).front_end;
+    unfinished += engine.shared->unfinished_requests;
     finished += engine.shared->finished_requests;
     refused += engine.shared->refused_requests;
     steps += engine.shared->steps;
     clock_ns = std::max<std::uint64_t>(clock_ns, engine.shared->clock_ns);
-    prompt += truth.computed_tokens + truth.local_cache_hit_tokens;
+    prompt += truth.computed_tokens + truth.local_cache_hit_tokens + truth.external_tokens;
     cached += truth.local_cache_hit_tokens;
     generated += truth.generation_tokens;
   }
-  std::printf("simulated %" PRIu64 " requests (%" PRIu64 " refused as too long), %" PRIu64
-              " prompt tokens (%" PRIu64 " from the prefix cache), %" PRIu64
-              " output tokens in %" PRIu64
-              " steps on %u engine%s x TP %u: %.1f s on the %s clock, %.1f s of ours%s%s\n",
-              finished, refused, prompt, cached, generated, steps, plan_.options.engines,
-              plan_.options.engines == 1 ? "" : "s", plan_.options.tp, seconds(clock_ns),
-              plan_.real_clock() ? "real" : "virtual", seconds(monotonic_now_ns() - started_ns_),
-              plan_.options.truth.empty() ? "" : "; truth in ", plan_.options.truth.c_str());
+  const std::string left = std::isfinite(plan_.options.until_s)
+                               ? ", " + std::to_string(unfinished) + " not finished"
+                               : "";
+  std::printf(
+      "simulated %" PRIu64 " requests (%" PRIu64 " refused as too long%s), %" PRIu64
+      " prompt tokens (%" PRIu64 " from the prefix cache), %" PRIu64 " output tokens in %" PRIu64
+      " steps on %u engine%s x TP %u: %.1f s on the %s clock, %.1f s of ours%s%s\n",
+      finished, refused, left.c_str(), prompt, cached, generated, steps, plan_.options.engines,
+      plan_.options.engines == 1 ? "" : "s", plan_.options.tp, seconds(clock_ns),
+      plan_.real_clock() ? "real" : "virtual", seconds(monotonic_now_ns() - started_ns_),
+      plan_.options.truth.empty() ? "" : "; truth in ", plan_.options.truth.c_str());
   std::fflush(stdout);
 }
 

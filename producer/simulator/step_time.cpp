@@ -17,10 +17,24 @@ StepCost step_cost(const StepTimeModel& model, const StepWork& work, std::uint32
   return cost;
 }
 
+std::uint32_t padded_size(std::uint32_t tokens) {
+  if (tokens <= 2) return tokens;
+  return tokens <= 4 ? 4 : (tokens + 7) / 8 * 8;
+}
+
+CudaGraphUse cuda_graph_of(const StepWork& work) {
+  const auto tokens = static_cast<std::uint32_t>(work.tokens());
+  if (tokens > kLargestCudaGraph) {
+    return {.mode = CudaGraphMode::none, .unpadded_tokens = tokens, .padded_tokens = tokens};
+  }
+  return {.mode = work.prefill_tokens > 0 ? CudaGraphMode::piecewise : CudaGraphMode::full,
+          .unpadded_tokens = tokens,
+          .padded_tokens = padded_size(tokens)};
+}
+
 std::uint32_t padded_tokens(const StepWork& work) {
-  const auto sequences = static_cast<std::uint32_t>(work.decode_seqs);
-  if (work.prefill_tokens > 0 || sequences > 512 || sequences <= 2) return 0;
-  return (sequences <= 4 ? 4 : (sequences + 7) / 8 * 8) - sequences;
+  const CudaGraphUse use = cuda_graph_of(work);
+  return use.padded_tokens - use.unpadded_tokens;
 }
 
 Jitter::Jitter(std::uint64_t seed, std::uint32_t engine, std::uint32_t rank)

@@ -8,6 +8,7 @@
 // another number of ranks stands for a model that fits it.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <rankbus/producer/simulator/engine_model.hpp>
 #include <span>
@@ -58,9 +59,20 @@ struct StepCost {
 
 StepCost step_cost(const StepTimeModel& model, const StepWork& work, std::uint32_t sequences);
 
-// Tokens that the captured CUDA graph of a decode-only step computes beyond the scheduled ones:
-// graphs exist for 1, 2, 4 and the multiples of 8 up to 512 sequences. Other steps run without
-// padding.
+// Which CUDA graph runs a step. Graphs exist for 1, 2, 4 and the multiples of 8 up to 512 tokens:
+// of the whole model for decode-only steps, of its pieces for others. Larger steps run without one.
+enum class CudaGraphMode : std::uint8_t { none, piecewise, full };
+inline constexpr std::array kCudaGraphModeNames = {"NONE", "PIECEWISE", "FULL"};
+inline constexpr std::uint32_t kLargestCudaGraph = 512;
+struct CudaGraphUse {
+  CudaGraphMode mode = CudaGraphMode::none;
+  std::uint32_t unpadded_tokens = 0;
+  std::uint32_t padded_tokens = 0;
+};
+CudaGraphUse cuda_graph_of(const StepWork& work);
+// The smallest size of a graph for so many tokens, even beyond the largest.
+std::uint32_t padded_size(std::uint32_t tokens);
+// Tokens that the graph computes beyond the scheduled ones.
 std::uint32_t padded_tokens(const StepWork& work);
 
 // Variation between ranks. A duration d becomes d (1 + 0.02 b) with b from a bell shape on [0, 1]

@@ -3,11 +3,8 @@
 #include <algorithm>
 #include <cassert>
 #include <cerrno>
-#include <charconv>
-#include <cmath>
 #include <cstdio>
 #include <cstring>
-#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <rankbus/producer/simulator/truth.hpp>
@@ -69,72 +66,13 @@ const char* histogram_name(TruthHistogram histogram) {
   throw std::logic_error("no such histogram");
 }
 
-std::string escaped(const std::string& label_value) {
-  std::string text;
-  for (const char c : label_value) {
-    if (c == '\n') {
-      text += "\\n";
-      continue;
-    }
-    if (c == '\\' || c == '"') text += '\\';
-    text += c;
-  }
-  return text;
-}
-
-// Collects one engine's series under their exposed names.
-class SeriesWriter {
- public:
-  SeriesWriter(nlohmann::json& out, std::map<std::string, std::string> labels)
-      : out_(out), labels_(std::move(labels)) {}
-
-  void counter(const std::string& name, std::uint64_t value) {
-    out_["counters"][series(name)] = value;
-  }
-  void counter(const std::string& name, const char* label, const std::string& label_value,
-               std::uint64_t value) {
-    out_["counters"][series(name, label, label_value)] = value;
-  }
-  void gauge(const std::string& name, double value) { out_["gauges"][series(name)] = value; }
-  void gauge(const std::string& name, const char* label, const std::string& label_value,
-             double value) {
-    out_["gauges"][series(name, label, label_value)] = value;
-  }
-  void histogram(const std::string& name, const TruthCells& cells, std::span<const double> bounds) {
-    std::uint64_t running_count = 0;
-    for (std::size_t i = 0; i <= bounds.size(); ++i) {
-      running_count += cells.count[i];
-      const double bound = i < bounds.size() ? bounds[i] : std::numeric_limits<double>::infinity();
-      counter(name + "_bucket", "le", le_text(bound), running_count);
-    }
-    counter(name + "_count", running_count);
-    out_["sums"][series(name + "_sum")] = cells.sum;
-  }
-
- private:
-  std::string series(const std::string& name, const char* label = nullptr,
-                     const std::string& label_value = {}) const {
-    std::map<std::string, std::string> labels = labels_;
-    if (label != nullptr) labels[label] = label_value;
-    std::string text = name + "{";
-    const char* separator = "";
-    for (const auto& [key, value] : labels) {
-      text += separator + key + "=\"" + escaped(value) + "\"";
-      separator = ",";
-    }
-    return text + "}";
-  }
-
-  nlohmann::json& out_;
-  std::map<std::string, std::string> labels_;
-};
-
 void write_scheduler(SeriesWriter& out, const SchedulerTruth& truth) {
   out.gauge("vllm:num_requests_running", truth.running);
   out.gauge("vllm:num_requests_waiting", truth.waiting_for_capacity + truth.waiting_deferred);
-  out.gauge("vllm:num_requests_waiting_by_reason", "reason", "capacity",
-            truth.waiting_for_capacity);
-  out.gauge("vllm:num_requests_waiting_by_reason", "reason", "deferred", truth.waiting_deferred);
+  out.gauge("vllm:num_requests_waiting_by_reason", truth.waiting_for_capacity,
+            {{"reason", "capacity"}});
+  out.gauge("vllm:num_requests_waiting_by_reason", truth.waiting_deferred,
+            {{"reason", "deferred"}});
   out.gauge("vllm:kv_cache_usage_perc", truth.kv_cache_usage);
   out.counter("vllm:prefix_cache_queries_total", truth.prefix_cache_queries);
   out.counter("vllm:prefix_cache_hits_total", truth.prefix_cache_hits);
@@ -146,14 +84,14 @@ void write_front_end(SeriesWriter& out, const FrontEndTruth& truth, std::uint64_
   out.counter("vllm:num_preemptions_total", truth.preemptions);
   out.counter("vllm:prompt_tokens_total", truth.computed_tokens + cached);
   const char* by_source = "vllm:prompt_tokens_by_source_total";
-  out.counter(by_source, "source", "local_compute", truth.computed_tokens);
-  out.counter(by_source, "source", "local_cache_hit", truth.local_cache_hit_tokens);
-  out.counter(by_source, "source", "external_kv_transfer", truth.external_tokens);
+  out.counter(by_source, truth.computed_tokens, {{"source", "local_compute"}});
+  out.counter(by_source, truth.local_cache_hit_tokens, {{"source", "local_cache_hit"}});
+  out.counter(by_source, truth.external_tokens, {{"source", "external_kv_transfer"}});
   out.counter("vllm:prompt_tokens_cached_total", cached);
   out.counter("vllm:generation_tokens_total", truth.generation_tokens);
   for (std::size_t i = 0; i < truth.success.size(); ++i) {
-    out.counter("vllm:request_success_total", "finished_reason", FrontEndTruth::kReasons[i],
-                truth.success[i]);
+    out.counter("vllm:request_success_total", truth.success[i],
+                {{"finished_reason", FrontEndTruth::kReasons[i]}});
   }
   for (std::size_t i = 0; i < kTruthHistograms; ++i) {
     const auto histogram = static_cast<TruthHistogram>(i);
@@ -215,21 +153,24 @@ std::vector<double> truth_bounds(TruthHistogram histogram, std::uint64_t max_mod
   throw std::logic_error("no such histogram");
 }
 
-void TruthCells::observe(double value, std::span<const double> bounds) {
-  std::size_t cell = 0;
-  while (cell < bounds.size() && value > bounds[cell]) ++cell;
-  ++count[cell];
-  sum += value;
-}
-
 void SchedulerTruth::observe(const SchedulerCounts& counts) {
   prefix_cache_queries += counts.prefix_queries;
   prefix_cache_hits += counts.prefix_hits;
   prefix_hit_blocks += counts.prefix_hit_blocks;
   running = counts.running;
   waiting_for_capacity = counts.waiting;
-  waiting_deferred = 0;
+  waiting_deferred = counts.deferred;
   kv_cache_usage = counts.kv_cache_usage;
+}
+
+void FrontEndTruth::add(const FrontEndTruth& other) {
+  preemptions += other.preemptions;
+  computed_tokens += other.computed_tokens;
+  local_cache_hit_tokens += other.local_cache_hit_tokens;
+  external_tokens += other.external_tokens;
+  generation_tokens += other.generation_tokens;
+  for (std::size_t i = 0; i < success.size(); ++i) success[i] += other.success[i];
+  for (std::size_t i = 0; i < histograms.size(); ++i) histograms[i].add(other.histograms[i]);
 }
 
 FrontEndCounter::FrontEndCounter(FrontEndTruth& truth, std::uint64_t max_model_len)
@@ -249,6 +190,7 @@ void FrontEndCounter::observe(const IterationOutcome& iteration) {
   truth_.preemptions += iteration.preempted_reqs;
   truth_.computed_tokens += iteration.computed_tokens;
   truth_.local_cache_hit_tokens += iteration.local_cache_hit_tokens;
+  truth_.external_tokens += iteration.external_tokens;
   truth_.generation_tokens += iteration.generation_tokens;
   add(TruthHistogram::iteration_tokens,
       static_cast<double>(iteration.computed_tokens + iteration.generation_tokens));
@@ -296,6 +238,7 @@ std::string truth_json(const TruthHeader& header, std::span<const EngineTruth> e
     SeriesWriter writer(out, std::move(labels));
     write_scheduler(writer, engines[engine].scheduler);
     write_front_end(writer, engines[engine].front_end, header.max_model_len);
+    write_features(writer, engines[engine].features, header.features, header.kv_blocks);
   }
   return out.dump(1) + "\n";
 }
@@ -315,32 +258,6 @@ void check_truth_file(const std::string& file) {
   if (out == nullptr) fail(file, temporary, "created");
   std::fclose(out);
   ::unlink(temporary.c_str());
-}
-
-std::string le_text(double bound) {
-  if (std::isinf(bound)) return "+Inf";
-  // The shortest digits that read back as the same number, as d.ddde+XX.
-  char buffer[32];
-  const auto end =
-      std::to_chars(buffer, buffer + sizeof buffer, bound, std::chars_format::scientific).ptr;
-  std::string scientific(buffer, end);
-  const std::size_t e = scientific.find('e');
-  const int exponent = std::stoi(scientific.substr(e + 1));
-  std::string digits = scientific.substr(0, 1);
-  if (e > 2) digits += scientific.substr(2, e - 2);
-  // Python itself switches at 1e-05 and 1e+16; the client switches at seven integer digits, and
-  // writes the exponent with one leading zero whatever follows.
-  if (exponent >= 6 && exponent < 16) {
-    const std::string mantissa =
-        digits.size() > 1 ? digits.substr(0, 1) + "." + digits.substr(1) : digits;
-    return mantissa + "e+0" + std::to_string(exponent);
-  }
-  if (exponent < -4 || exponent >= 16) return scientific;
-  if (exponent < 0)
-    return "0." + std::string(static_cast<std::size_t>(-exponent - 1), '0') + digits;
-  const auto whole = static_cast<std::size_t>(exponent) + 1;
-  if (digits.size() <= whole) return digits + std::string(whole - digits.size(), '0') + ".0";
-  return digits.substr(0, whole) + "." + digits.substr(whole);
 }
 
 }  // namespace rankbus::simulator

@@ -11,7 +11,9 @@
 #include <cstdint>
 #include <iosfwd>
 #include <rankbus/producer/simulator/engine_model.hpp>
+#include <rankbus/producer/simulator/feature_truth.hpp>
 #include <rankbus/producer/simulator/front_end_model.hpp>
+#include <rankbus/producer/simulator/truth_series.hpp>
 #include <span>
 #include <string>
 #include <type_traits>
@@ -46,15 +48,6 @@ std::vector<double> bounds_1_2_5(std::uint64_t most);
 // The bounds of one histogram, without the infinite one.
 std::vector<double> truth_bounds(TruthHistogram histogram, std::uint64_t max_model_len);
 
-struct TruthCells {
-  // 1-2-5 bounds up to 2^32 are 29; one more for what exceeds them all.
-  static constexpr std::size_t kMostCells = 32;
-  double sum = 0;
-  std::array<std::uint64_t, kMostCells> count{};
-
-  void observe(double value, std::span<const double> bounds);
-};
-
 // What an engine's scheduler publishes. Plain memory, so that it can be counted in the scheduler's
 // process and read by the parent.
 struct SchedulerTruth {
@@ -80,11 +73,14 @@ struct FrontEndTruth {
   std::uint64_t generation_tokens = 0;
   std::array<std::uint64_t, kReasons.size()> success{};
   std::array<TruthCells, kTruthHistograms> histograms{};
+
+  void add(const FrontEndTruth& other);
 };
 
 struct EngineTruth {
   SchedulerTruth scheduler;
-  FrontEndTruth front_end;
+  FrontEndTruth front_end;  // of all front ends
+  FeatureTruth features;    // of all processes
 };
 static_assert(std::is_trivially_copyable_v<EngineTruth>, "it is read by another process");
 
@@ -108,6 +104,8 @@ struct TruthHeader {
   std::string model_name;
   std::string server;  // empty: unnamed, no such label
   std::uint64_t max_model_len = 0;
+  FeatureOptions features = {};
+  std::uint32_t kv_blocks = 0;
 };
 
 // The truth file's text; engines are numbered from 0.
@@ -119,8 +117,5 @@ void write_truth_file(const std::string& file, const std::string& text);
 
 // Throws as write_truth_file would if the file could not be created now.
 void check_truth_file(const std::string& file);
-
-// A bound as the Python client prints it: 1.0, 0.005, 1e+06, +Inf.
-std::string le_text(double bound);
 
 }  // namespace rankbus::simulator

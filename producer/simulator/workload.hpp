@@ -29,6 +29,10 @@ struct Request {
   std::uint32_t output_tokens = 0;
   std::uint32_t max_tokens = 0;  // what the client allowed; 0 when it gave no limit
   std::uint32_t first_node = 0;  // where this prompt's path begins in Workload::path
+  // Drawn where the features are on (features.hpp).
+  std::uint32_t adapter = 0;  // LoRA adapter, 0: the base model
+  std::uint32_t images = 0;   // multimodal inputs
+  bool corrupted = false;     // its logits will hold a NaN
 };
 
 struct Workload {

@@ -1,7 +1,8 @@
 """compare_truth.py TRUTH URL-or-FILE: does /metrics say exactly what the truth file expects?
 
 Counters, buckets and counts must be equal, gauges too; sums to 1e-9 of their size, because a sum of doubles
-depends on the order. A `vllm:` series that the truth does not know is a difference as well. Exit status:
+depends on the order. Series in `present`, whose value is a time, must be there. A `vllm:` series that the
+truth does not know is a difference as well. Exit status:
 0 equal, 1 different (each difference is printed), 2 unusable input.
 """
 
@@ -64,6 +65,11 @@ def compare(truth, samples, kinds=("counters", "sums", "gauges"), unknown_is_dif
                 result.differences.append(f"{text}: expected {expected!r}, not exposed")
             elif not same(kind, found, expected):
                 result.differences.append(f"{text}: expected {expected!r}, found {found!r}")
+    for text in truth.get("present", ()):
+        series, _ = truth_series(text, 0)
+        known.add(series)
+        if series not in samples and "gauges" in kinds:
+            result.differences.append(f"{text}: not exposed")
     if unknown_is_different:
         for series in samples:
             if series.name.startswith("vllm:") and series not in known:

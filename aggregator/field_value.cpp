@@ -174,10 +174,13 @@ class Extractor {
   void add(const FieldSchema& field, const bus::FieldPlan& plan, const Labels& labels,
            std::uint32_t row) {
     const Word* total = row_of(plan, row);
-    if (plan.kind == Kind::gauge && *total == bus::kAbsentBits) return;
+    const bool is_unset = plan.kind == Kind::gauge && *total == bus::kAbsentBits;
+    // vLLM's gauges are 0 before anybody set them.
+    const bool is_zero_at_first = plan.by_labels == 0 && field.metric.rfind("vllm:", 0) == 0;
+    if (is_unset && !is_zero_at_first) return;
     FieldValue value = empty_value(field, plan);
-    value.bits = *total;
-    value.stamp = stream_.totals[bus::kBodyLastStamp];
+    value.bits = is_unset ? 0 : *total;
+    value.stamp = is_unset ? 0 : stream_.totals[bus::kBodyLastStamp];
     std::copy(total + 1, total + 1 + value.cells.size(), value.cells.begin());
     put({field.metric, labels}, value);
   }

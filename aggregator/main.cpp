@@ -10,6 +10,7 @@
 #include <rankbus/aggregator/describe.hpp>
 #include <rankbus/aggregator/inspect.hpp>
 #include <rankbus/aggregator/version.hpp>
+#include <rankbus/producer/replay/replay.hpp>
 #include <rankbus/producer/simulator/simulate.hpp>
 #include <string>
 
@@ -26,6 +27,7 @@ int run(int argc, char** argv) {
   std::map<std::string, std::function<int()>> commands;
   commands["aggregate"] = rankbus::add_aggregate_command(app);
   commands["simulate"] = rankbus::simulator::add_simulate_command(app);
+  commands["replay"] = rankbus::replay::add_replay_command(app);
   commands["describe"] = rankbus::add_describe_command(app);
   commands["inspect"] = rankbus::add_inspect_command(app);
   rankbus::CommandLine given;

@@ -21,11 +21,11 @@ def is_since(generation):
 class Traffic:
     """One engine's steps. `connector` makes payloads, if there is one: connector(random)."""
 
-    def __init__(self, seed, connector=None, spec_tokens=0, lora=False):
+    def __init__(self, seed, connector=None, spec_tokens=0, features=()):
         self.random = random.Random(seed)
         self.connector = connector
         self.spec_tokens = spec_tokens
-        self.lora = lora
+        self.features = features
         self.requests = 0
 
     def scheduler(self):
@@ -37,20 +37,20 @@ class Traffic:
             stats.step_counter = r.randrange(1000)
         if is_since("0.15"):
             stats.connector_prefix_cache_stats = self.cache() if r.random() < 0.5 else None
-            for _ in range(r.choice((0, 0, 1, 3))):
+            for _ in range(r.choice((0, 0, 1, 3)) if "evictions" in self.features else 0):
                 stats.kv_cache_eviction_events.append(
                     v.KVCacheEvictionEvent(self.seconds(), self.seconds(), tuple(map(self.seconds, range(r.randrange(4)))))
                 )
-            if r.random() < 0.5:
+            if "graphs" in self.features and r.random() < 0.5:
                 stats.cudagraph_stats = v.CUDAGraphStat(7, 8, 1, r.choice(("FULL", "PIECEWISE", "NONE")))
-            if self.lora:
+            if "lora" in self.features:
                 stats.running_lora_adapters = {name: 1 for name in ADAPTERS if r.random() < 0.5}
                 stats.waiting_lora_adapters = dict.fromkeys(stats.running_lora_adapters, 0)
         if is_since("current"):
             stats.num_skipped_waiting_reqs = r.randrange(9)
-            if r.random() < 0.7:
+            if "mfu" in self.features and r.random() < 0.7:
                 stats.perf_stats = v.PerfStats(*(r.choice((0, 10**12, 3)) for _ in range(3)))
-            if r.random() < 0.5:
+            if "details" in self.features and r.random() < 0.5:
                 stats.iteration_details = v.SchedulerIterationDetails(r.randrange(99), 1, 512, 3, 3, 12.35, 2, 1152)
         if self.spec_tokens and r.random() < 0.8:
             stats.spec_decoding_stats = self.spec()

@@ -1,7 +1,7 @@
 """The synchronous engine, which hands each step's statistics to its manager, or in the first generation to one logger."""
 
 from vllm.generation import AGE
-from vllm.v1.metrics.loggers import PrometheusStatLogger, StatLoggerManager
+from vllm.v1.metrics.loggers import HAS_AGGREGATES, PrometheusStatLogger, StatLoggerManager
 
 
 class LLMEngine:
@@ -20,9 +20,8 @@ class LLMEngine:
             if self.stat_logger is not None:
                 self.stat_logger.record(scheduler_stats=scheduler_stats, iteration_stats=iteration_stats)
         elif self.logger_manager is not None:
-            self.logger_manager.record(
-                scheduler_stats=scheduler_stats, iteration_stats=iteration_stats, mm_cache_stats=mm_cache_stats
-            )
+            caches = {"mm_cache_stats": mm_cache_stats} if HAS_AGGREGATES else {}
+            self.logger_manager.record(scheduler_stats=scheduler_stats, iteration_stats=iteration_stats, **caches)
 
     def sleep(self, level=1):
         self.logger_manager.record_sleep_state(1, level)

@@ -115,7 +115,7 @@ std::string CallTruth::series(const std::string& name, const Labels& labels) {
 }
 
 void CallTruth::count(const std::string& name, const Labels& labels, double amount) {
-  counters_[series(name, labels)] += amount;
+  counters_[series(name, labels)] += static_cast<long double>(amount);
 }
 void CallTruth::set(const std::string& name, const Labels& labels, double value) {
   gauges_[series(name, labels)] = value;
@@ -517,10 +517,10 @@ std::string CallTruth::json() const {
   Json out = {{"clock", "virtual"},         {"seed", 0},
               {"counters", Json::object()}, {"sums", Json::object()},
               {"gauges", Json::object()},   {"present", Json::array()}};
-  const auto number_json = [](double value) {
-    return value == std::floor(value) && std::abs(value) < 0x1p53
-               ? Json(static_cast<std::int64_t>(value))
-               : Json(value);
+  const auto number_json = [](long double value) {
+    return value == std::floor(value) && value >= 0 && value < 0x1p64L
+               ? Json(static_cast<std::uint64_t>(value))
+               : Json(static_cast<double>(value));
   };
   for (const auto& [name, value] : counters_) {
     // Seconds are added up in another order than by the ranks, so they equal to rounding only.

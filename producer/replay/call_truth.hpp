@@ -57,7 +57,8 @@ class CallTruth {
   CallsHeader header_;
   std::string server_;
   std::set<std::string> features_;
-  std::map<std::string, double> counters_;
+  // 64 bits of mantissa: estimated operations soon exceed those of a double.
+  std::map<std::string, long double> counters_;
   std::map<std::string, double> gauges_;
   std::map<std::pair<std::string, Labels>, Histogram> histograms_;
   std::map<std::uint32_t, std::string> adapters_;  // Present LoRA series, by engine.

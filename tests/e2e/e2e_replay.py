@@ -1,0 +1,151 @@
+"""Goal:   a file of recorded calls becomes on /metrics exactly what vLLM's loggers would have made of it.
+Method: files with everything that vLLM's stats objects can say, written from a seed; `rankbus replay` through real
+        producers into a real aggregator; compared with the truth that replay counts from the JSON alone, and with a
+        few sums that the test computes itself.
+Replay: the seed is printed; RANKBUS_SEED=N repeats it.
+"""
+
+import json
+import os
+import pathlib
+import random
+import tempfile
+import unittest
+
+import lib
+from calls import EVERYTHING, write_calls
+from compare_truth import compare
+
+SEED = int(os.environ.get("RANKBUS_SEED", random.randrange(1 << 30)))
+
+
+class Replay(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        print(f"RANKBUS_SEED={SEED}")
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(dir="/dev/shm")
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        self.bus = self.folder / "bus"
+
+    def replayed(self, file, *arguments, speed="max", aggregator=()):
+        """Replays a file and returns (truth, scrape while the producers live, log text)."""
+        truth = self.folder / "truth.json"
+        with lib.Aggregator(self.bus, "--log-interval", "0.5", *aggregator) as aggregate:
+            with lib.Process(
+                "replay", file, "--bus", self.bus, "--speed", speed, "--truth", truth, "--linger", *arguments
+            ) as replay:
+                lib.wait_for(truth.exists, "the truth is written", alive=[replay, aggregate])
+                scrape = aggregate.scrape()
+            return json.loads(truth.read_text()), scrape, aggregate
+
+    def assert_equal_to_truth(self, truth, scrape, at_least):
+        result = compare(truth, scrape.samples)
+        self.assertEqual(result.differences[:10], [])
+        self.assertGreaterEqual(result.total(), at_least)
+
+    def test_Everything_EqualsTheTruth(self):
+        file = self.folder / "calls.jsonl"
+        write_calls(file, seed=SEED, calls=300)
+        truth, scrape, _ = self.replayed(file)
+        self.assert_equal_to_truth(truth, scrape, at_least=1300)
+        generated = sum(
+            (json.loads(line).get("iteration") or {}).get("num_generation_tokens", 0)
+            for line in file.read_text().splitlines()
+        )
+        self.assertEqual(scrape.total("vllm:generation_tokens_total"), generated)
+
+    def test_GzippedFileWithoutFeatures_ShowsWhatItContains(self):
+        file = self.folder / "calls.gz"
+        write_calls(file, seed=SEED + 1, calls=300, name_features=False)
+        truth, scrape, _ = self.replayed(file)
+        self.assert_equal_to_truth(truth, scrape, at_least=1300)
+
+    def test_PlainEngine_ShowsNoFamilyOfAFeature(self):
+        file = self.folder / "calls.jsonl"
+        write_calls(file, seed=SEED + 2, calls=100, engines=1, features=[])
+        truth, scrape, _ = self.replayed(file)
+        self.assert_equal_to_truth(truth, scrape, at_least=300)
+        names = {series.name for series in scrape.samples}
+        for word in ("spec_decode", "diffusion", "nixl", "kv_offload", "mooncake", "estimated", "kv_block", "corrupted", "lora"):
+            self.assertEqual([name for name in names if name.startswith("vllm:") and word in name], [])
+
+    def test_DiffusionAndMoriio_TakeThePlaceOfTheirLikes(self):
+        file = self.folder / "calls.jsonl"
+        write_calls(file, seed=SEED + 3, calls=100, features=["diffusion_decoding", "connector:moriio"])
+        truth, scrape, _ = self.replayed(file)
+        self.assert_equal_to_truth(truth, scrape, at_least=400)
+        self.assertGreater(scrape.total("vllm:diffusion_num_denoising_steps_total"), 0)
+        self.assertGreater(scrape.total("vllm:moriio_xfer_time_seconds_count"), 0)
+        self.assertIsNone(scrape.total("vllm:spec_decode_num_drafts_total"))
+        self.assertIsNone(scrape.total("vllm:nixl_xfer_time_seconds_count"))
+
+    def test_DeprecatedNames_MirrorTheirSuccessors(self):
+        file = self.folder / "calls.jsonl"
+        features = [name for name in EVERYTHING if name.startswith("connector:offloading")]
+        write_calls(file, seed=SEED + 4, calls=60, features=features)
+        _, scrape, _ = self.replayed(file, aggregator=["--deprecated-names"])
+        for old, new, direction in [
+            ("vllm:kv_offload_total_bytes_total", "vllm:kv_offload_load_bytes_total", "CPU_to_GPU"),
+            ("vllm:kv_offload_total_bytes_total", "vllm:kv_offload_store_bytes_total", "GPU_to_CPU"),
+            ("vllm:kv_offload_total_time_total", "vllm:kv_offload_load_time_total", "CPU_to_GPU"),
+            ("vllm:kv_offload_size_count", "vllm:kv_offload_store_size_count", "GPU_to_CPU"),
+        ]:
+            self.assertGreater(scrape.total(new), 0)
+            self.assertEqual(scrape.total(old, transfer_type=direction), scrape.total(new))
+
+    def test_SglangDialect_ShowsItsCoreMetricsAndNoneOfVllms(self):
+        file = self.folder / "calls.jsonl"
+        write_calls(file, seed=SEED + 5, calls=100, engines=2)
+        truth, scrape, _ = self.replayed(file, aggregator=["--names", "sglang"])
+        names = {series.name for series in scrape.samples}
+        self.assertEqual([name for name in names if name.startswith("vllm:")], [])
+        expected = lambda name, **labels: sum(
+            value
+            for text, value in truth["counters"].items()
+            if text.startswith(name + "{") and all(f'{k}="{v}"' in text for k, v in labels.items())
+        )
+        self.assertEqual(scrape.total("sglang:prompt_tokens_total"), expected("vllm:prompt_tokens_total"))
+        self.assertEqual(scrape.total("sglang:num_requests_total"), expected("vllm:request_success_total"))
+        self.assertEqual(
+            scrape.total("sglang:num_aborted_requests_total", dp_rank="1"),
+            expected("vllm:request_success_total", finished_reason="abort", engine="1"),
+        )
+        self.assertEqual(
+            scrape.total("sglang:time_to_first_token_seconds_count"), expected("vllm:time_to_first_token_seconds_count")
+        )
+        self.assertEqual(len(scrape.select("sglang:num_running_reqs", tp_rank="0", engine_type="unified")), 2)
+
+    def test_BadLine_EndsWithItsNumberBeforeAnythingIsPublished(self):
+        file = self.folder / "calls.jsonl"
+        write_calls(file, seed=SEED + 6, calls=20)
+        lines = file.read_text().splitlines()
+        good = len(lines)
+        lines.insert(11, '{"engine": 0, "scheduler": {"num_running_reqs": "three"}}')
+        lines.insert(15, "{this is no JSON")
+        file.write_text("\n".join(lines) + "\n")
+        result = lib.run_rankbus("replay", file, "--bus", self.bus, "--speed", "max")
+        self.assertEqual(result.returncode, 2)
+        self.assertIn("line 12: num_running_reqs: found \"three\", expected an integer", result.stderr)
+        self.assertFalse(self.bus.exists())
+        skipping = lib.run_rankbus("replay", file, "--bus", self.bus, "--speed", "max", "--skip-bad")
+        self.assertEqual(skipping.returncode, 0, skipping.stderr)
+        self.assertIn(f"replayed {good - 1} calls", skipping.stdout)
+        self.assertIn("(2 bad lines left out)", skipping.stdout)
+
+    def test_NoHeader_SaysWhatIsMissing(self):
+        file = self.folder / "calls.jsonl"
+        for text, said in [("", "header"), ('{"engine": 0}\n', "model_name"), ('{"model_name": "m", "features": ["nonsense"]}\n', "nonsense")]:
+            file.write_text(text)
+            result = lib.run_rankbus("replay", file, "--bus", self.bus)
+            self.assertEqual(result.returncode, 2, text)
+            self.assertIn(said, result.stderr)
+        missing = lib.run_rankbus("replay", self.folder / "none", "--bus", self.bus)
+        self.assertEqual(missing.returncode, 1)
+        self.assertIn("No such file", missing.stderr)
+
+
+if __name__ == "__main__":
+    lib.main()

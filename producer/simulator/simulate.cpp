@@ -193,6 +193,8 @@ void add_run_options(CLI::App& command, SimulateOptions& o) {
       ->check(CLI::Range(0.001, 1e9))
       ->default_str("all is served");
   command.add_option("--seed", o.seed, "everything random follows from it");
+  command.add_flag("--hold", o.hold,
+                   "start all processes, then wait for SIGUSR1 before the first request");
   command.add_flag("--linger", o.linger, "keep all processes until SIGTERM or SIGINT");
   command.add_option("--truth", o.truth, "write the expected values of /metrics to this file");
 }

@@ -42,6 +42,7 @@ struct SimulateOptions {
   std::uint32_t max_num_batched_tokens = 8192;
   std::uint32_t collectives = 2;
   FeatureOptions features;
+  bool hold = false;
   bool linger = false;
   std::string truth;  // empty: none is written
 

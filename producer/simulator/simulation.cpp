@@ -43,12 +43,12 @@ class BlockedSignals {
  public:
   BlockedSignals() {
     sigemptyset(&blocked_);
-    for (const int signal : {SIGCHLD, SIGTERM, SIGINT}) sigaddset(&blocked_, signal);
+    for (const int signal : {SIGCHLD, SIGTERM, SIGINT, SIGUSR1}) sigaddset(&blocked_, signal);
     sigprocmask(SIG_BLOCK, &blocked_, &before_);
   }
   ~BlockedSignals() {
     // A request to end that came too late must not kill a process that is ending anyway.
-    while (take({SIGTERM, SIGINT}, 0)) {
+    while (take({SIGTERM, SIGINT, SIGUSR1}, 0)) {
     }
     sigprocmask(SIG_SETMASK, &before_, nullptr);
   }
@@ -194,6 +194,9 @@ int Simulation::run() {
     watched = watch([&] { return shared_->ready == all; });
     if (watched == Watched::reached) {
       warn_about_inert_producers();
+      watched = wait_while_held();
+    }
+    if (watched == Watched::reached) {
       shared_->origin_ns = monotonic_now_ns();
       for (std::uint32_t i = 0; i < all; ++i) shared_->start.post();
       watched = watch([&] { return shared_->published == all; });
@@ -288,6 +291,13 @@ Simulation::Watched Simulation::watch(const std::function<bool()>& reached, bool
     if (watched != Watched::reached) return watched;
     if (!lingering) show_progress();
   }
+}
+
+// Everybody who looks at the bus meanwhile sees all series before anything is counted.
+Simulation::Watched Simulation::wait_while_held() {
+  if (!plan_.options.hold) return Watched::reached;
+  std::fprintf(stderr, "rankbus simulate: all processes are ready; waiting for SIGUSR1\n");
+  return watch([] { return BlockedSignals::take({SIGUSR1}, 0); });
 }
 
 // `reached` here means that nothing stands in the way.

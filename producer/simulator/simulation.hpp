@@ -44,6 +44,7 @@ class Simulation {
   // a child that dies is reported and the others go on.
   Watched watch(const std::function<bool()>& reached, bool lingering = false);
   Watched reap_children(bool lingering);
+  Watched wait_while_held();
   void warn_about_inert_producers() const;
   void show_progress();
   void write_truth() const;

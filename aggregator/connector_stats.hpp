@@ -12,226 +12,20 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
-#include <optional>
 #include <rankbus/aggregator/accumulates.hpp>
 #include <rankbus/aggregator/observations.hpp>
+#include <rankbus/aggregator/reduced_stats.hpp>
 #include <rankbus/aggregator/snapshot.hpp>
+#include <rankbus/aggregator/transfer_stats.hpp>
 #include <string>
 #include <string_view>
-#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
 
 namespace rankbus {
-
-using ReducedStats = std::vector<std::pair<std::string, Number>>;
-
-// Names that one value keeps apart. They come from segments, and a hostile one may make up any
-// number of them.
-inline constexpr std::size_t kMaxKeys = 64;
-
-// Counts of strangers may be any 64 bits; a sum that stops is nearer the truth than one that wraps.
-inline void add_saturating(std::uint64_t& sum, std::uint64_t value) {
-  if (__builtin_add_overflow(sum, value, &sum)) sum = std::numeric_limits<std::uint64_t>::max();
-}
-
-// Integers stay integers, as in Python, unless they leave 64 bits.
-inline Number add_numbers(const Number& left, const Number& right) {
-  return std::visit(
-      []<class A, class B>(A a, B b) -> Number {
-        if constexpr (std::is_integral_v<A> && std::is_integral_v<B>) {
-          std::conditional_t<std::is_same_v<A, B>, A, std::int64_t> sum = 0;
-          if (!__builtin_add_overflow(a, b, &sum)) return sum;
-        }
-        return static_cast<double>(a) + static_cast<double>(b);
-      },
-      left, right);
-}
-
-inline bool is_finite(const Number& number) {
-  const auto* value = std::get_if<double>(&number);
-  return value == nullptr || std::isfinite(*value);
-}
-
-namespace connector_detail {
-
-inline constexpr double kBytesPerMb = 1 << 20;
-
-// Successful transfers, which NIXL, MoRI-IO and Mooncake report alike.
-class Transfers {
- public:
-  // Returns whether it counted: a duration that is no number is no transfer.
-  bool add(double duration_s, std::uint64_t bytes, std::uint64_t descriptors) {
-    if (!durations_s_.add(duration_s)) return false;
-    add_saturating(bytes_, bytes);
-    add_saturating(descriptors_, descriptors);
-    return true;
-  }
-  void aggregate(const Transfers& other) {
-    durations_s_.aggregate(other.durations_s_);
-    add_saturating(bytes_, other.bytes_);
-    add_saturating(descriptors_, other.descriptors_);
-  }
-  std::uint64_t count() const { return durations_s_.count(); }
-
-  void reduce_count(ReducedStats& out) const {
-    out.emplace_back("Num successful transfers", count());
-  }
-  void reduce_durations(ReducedStats& out) const { reduce_times("xfer", durations_s_, out); }
-
-  // Throughput is over the sum of durations, not wall time, as in vLLM: side by side, transfers do
-  // not add up. vLLM divides by 0 for NIXL; here that is 0 as for the others.
-  void reduce_sizes(ReducedStats& out) const {
-    const auto n = static_cast<double>(count());
-    const double mb = static_cast<double>(bytes_) / kBytesPerMb;
-    const double total_s = durations_s_.numpy_sum();
-    const bool is_empty = count() == 0;
-    out.emplace_back("Avg MB per transfer", is_empty ? kZero : round_as_numpy(mb / n, 3));
-    out.emplace_back("Throughput (MB/s)", total_s > 0 ? round_as_numpy(mb / total_s, 3) : kZero);
-    out.emplace_back("Avg number of descriptors",
-                     is_empty ? kZero : round_as_numpy(static_cast<double>(descriptors_) / n, 1));
-  }
-
-  // NumPy rounds the mean and Python the percentile, because vLLM asks them so.
-  static void reduce_times(const std::string& what, const Observations& times_s,
-                           ReducedStats& out) {
-    const bool is_empty = times_s.is_empty();
-    out.emplace_back("Avg " + what + " time (ms)",
-                     is_empty ? kZero : round_as_numpy(times_s.numpy_mean() * 1e3, 3));
-    out.emplace_back(
-        "P90 " + what + " time (ms)",
-        is_empty ? kZero : round_as_python(times_s.interpolated_percentile(0.9) * 1e3, 3));
-  }
-
-  template <class Archive>
-  void serialize(Archive& archive) {
-    archive(durations_s_, bytes_, descriptors_);
-  }
-
- private:
-  // vLLM writes a bare 0 where there was nothing, and 0.0 where a value came out as zero.
-  inline static const Number kZero = std::uint64_t{0};
-
-  Observations durations_s_;
-  std::uint64_t bytes_ = 0;
-  std::uint64_t descriptors_ = 0;
-};
-
-// ('CPU_to_GPU',): a tuple of texts as Python prints it.
-inline std::string python_tuple(const std::vector<std::string>& texts) {
-  std::string out = "(";
-  for (const std::string& text : texts) {
-    const bool has_apostrophe = text.find('\'') != std::string::npos;
-    const char quote = has_apostrophe && text.find('"') == std::string::npos ? '"' : '\'';
-    if (out.size() > 1) out += ", ";
-    out += quote;
-    for (const char c : text) {
-      if (c == '\\' || c == quote) out += '\\';
-      out += c;
-    }
-    out += quote;
-  }
-  return out + (texts.size() == 1 ? ",)" : ")");
-}
-
-}  // namespace connector_detail
-
-// The transfers of NIXL, and of MoRI-IO, which reports the same.
-template <class Connector>
-class PostedTransferStats {
- public:
-  void add_transfer(double duration_s, std::optional<double> post_s, std::uint64_t bytes,
-                    std::uint64_t descriptors) {
-    if (transfers_.add(duration_s, bytes, descriptors) && post_s) posts_s_.add(*post_s);
-  }
-  // Only Prometheus shows how many; the log shows by its zeros that something happened.
-  void add_failed_transfers(std::uint64_t n) { add_saturating(failed_transfers_, n); }
-  void add_failed_notifications(std::uint64_t n) { add_saturating(failed_notifications_, n); }
-  void add_expired_requests(std::uint64_t n) { add_saturating(expired_requests_, n); }
-
-  void aggregate(const PostedTransferStats& other) {
-    transfers_.aggregate(other.transfers_);
-    posts_s_.aggregate(other.posts_s_);
-    add_failed_transfers(other.failed_transfers_);
-    add_failed_notifications(other.failed_notifications_);
-    add_expired_requests(other.expired_requests_);
-  }
-  bool is_empty() const {
-    return transfers_.count() == 0 && failed_transfers_ == 0 && failed_notifications_ == 0 &&
-           expired_requests_ == 0;
-  }
-  ReducedStats reduce() const {
-    ReducedStats out;
-    transfers_.reduce_count(out);
-    transfers_.reduce_durations(out);
-    connector_detail::Transfers::reduce_times("post", posts_s_, out);
-    transfers_.reduce_sizes(out);
-    return out;
-  }
-  void reset() { *this = {}; }
-
-  template <class Archive>
-  void serialize(Archive& archive) {
-    archive(transfers_, posts_s_, failed_transfers_, failed_notifications_, expired_requests_);
-  }
-
- private:
-  connector_detail::Transfers transfers_;
-  Observations posts_s_;
-  std::uint64_t failed_transfers_ = 0;
-  std::uint64_t failed_notifications_ = 0;
-  std::uint64_t expired_requests_ = 0;
-};
-using NixlStats = PostedTransferStats<struct Nixl>;
-using MoriioStats = PostedTransferStats<struct Moriio>;
-
-class MooncakeTransferStats {
- public:
-  void add_transfer(double duration_s, std::uint64_t bytes, std::uint64_t descriptors) {
-    transfers_.add(duration_s, bytes, descriptors);
-  }
-  void add_failed_transfers(std::uint64_t n) { add_saturating(failed_transfers_, n); }
-  void add_failed_receives(std::uint64_t n) { add_saturating(failed_receives_, n); }
-  void add_expired_requests(std::uint64_t n) { add_saturating(expired_requests_, n); }
-
-  void aggregate(const MooncakeTransferStats& other) {
-    transfers_.aggregate(other.transfers_);
-    add_failed_transfers(other.failed_transfers_);
-    add_failed_receives(other.failed_receives_);
-    add_expired_requests(other.expired_requests_);
-  }
-  bool is_empty() const {
-    return transfers_.count() == 0 && failed_transfers_ == 0 && failed_receives_ == 0 &&
-           expired_requests_ == 0;
-  }
-  ReducedStats reduce() const {
-    ReducedStats out;
-    transfers_.reduce_count(out);
-    transfers_.reduce_durations(out);
-    transfers_.reduce_sizes(out);
-    out.emplace_back("Num failed transfers", failed_transfers_);
-    out.emplace_back("Num failed recvs", failed_receives_);
-    out.emplace_back("Num KV expired reqs", expired_requests_);
-    return out;
-  }
-  void reset() { *this = {}; }
-
-  template <class Archive>
-  void serialize(Archive& archive) {
-    archive(transfers_, failed_transfers_, failed_receives_, expired_requests_);
-  }
-
- private:
-  connector_detail::Transfers transfers_;
-  std::uint64_t failed_transfers_ = 0;
-  std::uint64_t failed_receives_ = 0;
-  std::uint64_t expired_requests_ = 0;
-};
 
 // Operations by name. Beyond kMaxKeys names, further ones count as `other`, as on the bus.
 class MooncakeStoreStats {
@@ -312,6 +106,23 @@ class MooncakeStoreStats {
   std::vector<std::pair<std::string, Pool>> pools_;  // Sorted by name.
 };
 
+// ('CPU_to_GPU',): a tuple of texts as Python prints it.
+inline std::string python_tuple(const std::vector<std::string>& texts) {
+  std::string out = "(";
+  for (const std::string& text : texts) {
+    const bool has_apostrophe = text.find('\'') != std::string::npos;
+    const char quote = has_apostrophe && text.find('"') == std::string::npos ? '"' : '\'';
+    if (out.size() > 1) out += ", ";
+    out += quote;
+    for (const char c : text) {
+      if (c == '\\' || c == quote) out += '\\';
+      out += c;
+    }
+    out += quote;
+  }
+  return out + (texts.size() == 1 ? ",)" : ")");
+}
+
 // Counters, gauges and histograms by metric name and, where a metric has labels, their values.
 class OffloadingStats {
  public:
@@ -346,7 +157,7 @@ class OffloadingStats {
     ReducedStats out;
     for (const Entry& entry : entries_) {
       std::string key = entry.name;
-      if (!entry.labels.empty()) key += ':' + connector_detail::python_tuple(entry.labels);
+      if (!entry.labels.empty()) key += ':' + python_tuple(entry.labels);
       if (entry.kind == Kind::histogram) out.emplace_back(key + "_count", entry.count);
       out.emplace_back(entry.kind == Kind::histogram ? key + "_sum" : key, entry.value);
     }
@@ -519,19 +330,24 @@ using ConnectorStats =
     std::variant<NixlStats, MoriioStats, MooncakeTransferStats, MooncakeStoreStats, OffloadingStats,
                  HiSparseStats, UserConnectorStats>;
 
-// Connectors side by side. reduce() gives one report each, of those with anything to tell, in the
-// order in which they first reported.
+// Connectors side by side. reduce() gives one report each, of those with anything to tell: vLLM's
+// connectors in the order above, then a user's by name, so that they stand alike in every line.
 class MultiConnectorStats {
  public:
-  // The statistics of connector `id`, made where it is new. Null where that id already has
-  // statistics of another type, or where there are too many connectors.
+  // The statistics of connector `id`, made where it is new; valid until the next is made. Null
+  // where that id already has statistics of another type, or where there are too many connectors.
   template <class Stats>
   Stats* child(std::string_view id) {
-    ConnectorStats* stats = find(id);
-    if (stats == nullptr && children_.size() < kMaxKeys) {
-      stats = &children_.emplace_back(std::string(id), Stats{}).second;
+    for (auto& [name, stats] : children_) {
+      if (name == id) return std::get_if<Stats>(&stats);
     }
-    return stats == nullptr ? nullptr : std::get_if<Stats>(stats);
+    if (children_.size() >= kMaxKeys) return nullptr;
+    Child made(id, Stats{});
+    const auto at = std::find_if(children_.begin(), children_.end(), [&](const Child& child) {
+      return std::pair(made.second.index(), id) <
+             std::pair(child.second.index(), std::string_view(child.first));
+    });
+    return std::get_if<Stats>(&children_.insert(at, std::move(made))->second);
   }
 
   // vLLM asserts that types match; here the first type of an id stays, and the other is left out.
@@ -568,19 +384,12 @@ class MultiConnectorStats {
   }
 
  private:
-  ConnectorStats* find(std::string_view id) {
-    for (auto& [name, stats] : children_) {
-      if (name == id) return &stats;
-    }
-    return nullptr;
-  }
-
-  std::vector<std::pair<std::string, ConnectorStats>> children_;
+  using Child = std::pair<std::string, ConnectorStats>;
+  std::vector<Child> children_;
 };
 
-static_assert(Accumulates<NixlStats> && Accumulates<MoriioStats>);
-static_assert(Accumulates<MooncakeTransferStats> && Accumulates<MooncakeStoreStats>);
-static_assert(Accumulates<OffloadingStats> && Accumulates<HiSparseStats>);
-static_assert(Accumulates<UserConnectorStats> && Accumulates<MultiConnectorStats>);
+static_assert(Accumulates<MooncakeStoreStats> && Accumulates<OffloadingStats>);
+static_assert(Accumulates<HiSparseStats> && Accumulates<UserConnectorStats>);
+static_assert(Accumulates<MultiConnectorStats>);
 
 }  // namespace rankbus

@@ -157,23 +157,25 @@ TEST(UserConnectorStats, ReduceToCountMeanPercentileAndSum) {
                                           {"swapped_bytes", whole(11)}}));
 }
 
-TEST(MultiConnectorStats, Children_ReduceSideBySideInOrderOfFirstReport) {
+TEST(MultiConnectorStats, Children_ReduceSideBySideInTheSameOrderAlways) {
   MultiConnectorStats stats;
   EXPECT_TRUE(stats.is_empty());
-  stats.child<OffloadingStats>("offloading")->add_to_counter("bytes", std::uint64_t{1});
-  ASSERT_NE(stats.child<NixlStats>("nixl"), nullptr);
+  stats.child<UserConnectorStats>("other")->add_to_counter("n", std::uint64_t{1});
   stats.child<HiSparseStats>("hisparse")->add(1, 2, 3);
+  ASSERT_NE(stats.child<NixlStats>("nixl"), nullptr);
+  stats.child<OffloadingStats>("offloading")->add_to_counter("bytes", std::uint64_t{1});
   MultiConnectorStats other;
   other.child<OffloadingStats>("offloading")->add_to_counter("bytes", std::uint64_t{2});
   other.child<UserConnectorStats>("mine")->add_to_counter("n", std::uint64_t{9});
   stats.aggregate(other);
   const std::vector<ConnectorReport> reports = stats.reduce();
-  ASSERT_EQ(reports.size(), 3u) << "nixl has nothing to tell";
+  ASSERT_EQ(reports.size(), 4u) << "nixl has nothing to tell";
   EXPECT_EQ(reports[0].connector, "offloading");
   EXPECT_EQ(reports[0].entries, (ReducedStats{{"bytes", whole(3)}}));
   EXPECT_EQ(reports[1].connector, "hisparse");
   EXPECT_EQ(reports[2].connector, "mine");
   EXPECT_EQ(reports[2].entries, (ReducedStats{{"n", whole(9)}}));
+  EXPECT_EQ(reports[3].connector, "other");
   stats.reset();
   EXPECT_TRUE(stats.is_empty());
   EXPECT_TRUE(stats.reduce().empty());

@@ -10,6 +10,7 @@ factories that vLLM's loader found. Commands name the client that they are for.
 import json
 import logging
 import multiprocessing
+import os
 import sys
 
 import payloads
@@ -110,14 +111,12 @@ class ApiServer:
 
     def fork(self):
         """A fork with everything that the process has; the child is told of one request more, and ends."""
-        import os
-
         pid = os.fork()
         if pid == 0:
             for engine in self.plan["engines"]:
                 iteration = Traffic(f"child {engine}").iteration()
                 self.manager.record(None, iteration, engine_idx=engine)
-            sys.stdout.flush()
+            self.manager.log()
             os._exit(0)
         status = os.waitpid(pid, 0)[1]
         for engine in self.plan["engines"]:

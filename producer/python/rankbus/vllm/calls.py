@@ -1,7 +1,8 @@
 """RANKBUS_RECORD_CALLS=FILE: what vLLM handed to record(), as lines that `rankbus replay` reads.
 
 The first line says model, engines, record types and cache configuration; then one JSON object per call, with vLLM's own
-field names. Request ids are chosen by clients, so they are hashed unless RANKBUS_RECORD_CALLS_IDS=plain.
+field names: those of its present releases, whatever the recorded one called them, so that one reader serves all.
+Request ids are chosen by clients, so they are hashed unless RANKBUS_RECORD_CALLS_IDS=plain.
 """
 
 import atexit
@@ -13,6 +14,7 @@ import os
 import threading
 import time
 
+from rankbus.vllm.connectors import flat_offloading
 from rankbus.vllm.mapping import hash_request_id, reason_text
 from rankbus.vllm.watch import count_error, field_names, log
 
@@ -64,17 +66,14 @@ class CallRecording:
         self.cache_config = None
 
     def record(self, engine, scheduler, iteration, mm):
-        self._write(
-            lambda: {
-                "engine": engine,
-                "scheduler": plain(scheduler, self._plain_ids),
-                "iteration": plain(iteration, self._plain_ids),
-                "mm": plain(mm, self._plain_ids),
-            }
-        )
+        def line():
+            given = {"scheduler": scheduler, "iteration": iteration, "mm": mm}
+            return {"engine": engine, **with_present_names({k: plain(v, self._plain_ids) for k, v in given.items()})}
 
-    def sleep(self, sleeping, level):
-        self._write(lambda: {"sleep": [int(sleeping), int(level)]})
+        self._write(line)
+
+    def sleep(self, engine, sleeping, level):
+        self._write(lambda: {"engine": engine, "sleep": [int(sleeping), int(level)]})
 
     def flush(self):
         with _lock:
@@ -133,6 +132,7 @@ class CallRecording:
                 "engines": sorted(self.engines),
                 "features": features.record_types,
                 "cache_config": self.cache_config,
+                "max_lora": features.max_loras,
             }
         )
 
@@ -193,7 +193,8 @@ def plain(thing, plain_ids, depth=0):
     if isinstance(thing, dict):
         return {key_text(key): plain(value, plain_ids, depth + 1) for key, value in thing.items()}
     if isinstance(thing, (list, tuple, set, frozenset)):
-        return [plain(value, plain_ids, depth + 1) for value in thing]
+        whole = (value for value in thing if not isinstance(value, float) or math.isfinite(value))
+        return [plain(value, plain_ids, depth + 1) for value in whole]
     if hasattr(thing, "item") and not getattr(thing, "shape", ()):
         return plain(thing.item(), plain_ids, depth + 1)  # A number of numpy's or torch's.
     members = {name: getattr(thing, name, None) for name in field_names(thing)}
@@ -202,6 +203,29 @@ def plain(thing, plain_ids, depth=0):
     if "finish_reason" in members:
         members["finish_reason"] = reason_text(members["finish_reason"])
     return {name: plain(value, plain_ids, depth + 1) for name, value in members.items()}
+
+
+# Where earlier releases had another name, or another place.
+RENAMED = {"gpu_cache_usage": "kv_cache_usage", "time_per_output_tokens_iter": "inter_token_latencies_iter"}
+ADAPTERS = ("running_lora_adapters", "waiting_lora_adapters")
+
+
+def with_present_names(call):
+    """A call as the present releases would make it."""
+    for part in (call["scheduler"], call["iteration"]):
+        for name in RENAMED.keys() & part.keys() if isinstance(part, dict) else ():
+            part[RENAMED[name]] = part.pop(name)
+    scheduler, iteration = call["scheduler"], call["iteration"]
+    if isinstance(iteration, dict):
+        sources = iteration.get("prompt_token_stats") or {}
+        if sources.get("recomputed_tokens"):
+            sources["local_cache_hit"] -= sources.pop("recomputed_tokens")
+        if isinstance(scheduler, dict):
+            scheduler.update({name: iteration.pop(name) for name in ADAPTERS if name in iteration})
+    payload = scheduler.get("kv_connector_stats") if isinstance(scheduler, dict) else None
+    if payload and any(":" in name for name in payload):
+        scheduler["kv_connector_stats"] = flat_offloading(payload)
+    return call
 
 
 def key_text(key):

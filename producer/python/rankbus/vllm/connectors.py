@@ -120,7 +120,7 @@ class _Offloading:
     """
 
     def __init__(self, payload):
-        self._values = {}
+        self.values = {}
         self._info = None
         if "types" in payload and "data" in payload:
             self._info = payload.get("info")
@@ -152,15 +152,15 @@ class _Offloading:
 
     def _add(self, name, value):
         if name in OFFLOADING_LISTS:
-            self._values.setdefault(name, []).extend(value if isinstance(value, (list, tuple)) else [value])
+            self.values.setdefault(name, []).extend(value if isinstance(value, (list, tuple)) else [value])
         elif name in OFFLOADING_GAUGES:
-            self._values[name] = value
+            self.values[name] = value
         else:
-            self._values[name] = self._values.get(name, 0) + value
+            self.values[name] = self.values.get(name, 0) + value
 
     def write(self, handles):
         records = {}
-        for name, value in self._values.items():
+        for name, value in self.values.items():
             part_name, field = OFFLOADING_FIELDS[name]
             records.setdefault(f"connector:offloading{part_name}", {})[field] = value
         if self._info:
@@ -171,6 +171,11 @@ class _Offloading:
                 handles[record_type](**fields)
             else:
                 count_unknown(f"{record_type} without its option")
+
+
+def flat_offloading(payload):
+    """A payload of any generation of the offloading connector as {name: value}, its third."""
+    return _Offloading(payload).values
 
 
 def inner_payload(stats):

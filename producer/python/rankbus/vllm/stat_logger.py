@@ -159,14 +159,20 @@ class FrontEnd:
                 if line is not None:
                     with line as records:
                         records.sleep_state(sleep, level)
-            if self._calls is not None:
-                self._calls.sleep(sleep, level)
+                    if self._calls is not None:
+                        self._calls.sleep(engine, sleep, level)
         except Exception as error:
             count_error("sleep_state", error)
 
     def log(self):
-        """Called every few seconds: the time to write out what a recording holds back."""
-        if self._features is not None and self._calls is not None:
+        """Called every few seconds: time to write out what a recording holds back, and to say what did not fit."""
+        if self._features is None:
+            return
+        for line in list(self._owned.values()):
+            if line is not None and line.producer.errors:
+                say_once(("misfit", line.engine), "rankbus left out values of engine %s: %s", line.engine,
+                         line.producer.last_error)  # fmt: skip
+        if self._calls is not None:
             self._calls.flush()
 
     def log_engine_initialized(self):

@@ -181,7 +181,10 @@ def stamp(*, help: str = "") -> Field:
 
 
 def info(metric: str, *, unit: str = "none", array: int = 256, help: str = "") -> Field:
-    """A gauge of 1 with labels that each record brings as a dict; the newest is shown."""
+    """A gauge of 1 with labels that a record brings as a dict; the newest is shown.
+
+    Give it a record type of its own: a later record without it takes it away, and texts lie in the ring only, where
+    one among busy records is overwritten before a late reader comes."""
     return Field("info", "u64", unit, "newest", metric=metric, capacity=_capacity(array), help=help)
 
 

@@ -56,8 +56,10 @@ class EngineLogTest : public testing::Test {
     for (IntervalStats& known : snapshot_.intervals) {
       if (known.engine == index && known.server == server) return known;
     }
-    snapshot_.intervals.push_back({server, index, {}, {}});
-    return snapshot_.intervals.back();
+    IntervalStats& added = snapshot_.intervals.emplace_back();
+    added.server = server;
+    added.engine = index;
+    return added;
   }
 
   void pass_seconds(double seconds) {

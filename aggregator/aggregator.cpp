@@ -24,6 +24,7 @@ Snapshot make_snapshot(const BusReader& bus, const SampleFeed& feed, const TickC
   FamilyBuilder families;
   const ValuesByIdentity values = collect_values(bus);
   reduce_records(bus, values, now_s, options, families);
+  families.set_created(process_start_s());
   add_self_metrics(bus, clock, now_s, options, families);
   snapshot.families = families.take();
   snapshot.engines = engine_totals(bus, values, clock, now_s, options, feed);
@@ -126,6 +127,7 @@ std::shared_ptr<const Snapshot> Aggregator::make_snapshot() {
   Snapshot snapshot = rankbus::make_snapshot(*bus_, feed_, clock_, pass_s_, options_.reduce);
   snapshot.pass = passes_;
   options_.dialect.apply(snapshot.families);
+  if (options_.reduce.created_series) add_created_series(snapshot.families);
   return std::make_shared<const Snapshot>(std::move(snapshot));
 }
 
@@ -139,7 +141,7 @@ void Aggregator::hand_to_log(bool interval_is_over) {
   snapshot->monotonic_s = latest_->monotonic_s;
   snapshot->complete = latest_->complete;
   snapshot->engines = latest_->engines;
-  if (interval_is_over) snapshot->intervals = feed_.take_interval();
+  if (interval_is_over) snapshot->intervals = feed_.take_interval(*bus_);
   snapshot->iterations = feed_.take_iterations();
   if (for_log_.push(ForLog{std::move(snapshot), interval_is_over})) log_work_.release();
 }

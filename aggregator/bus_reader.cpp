@@ -283,6 +283,7 @@ void BusReader::attach(std::vector<std::unique_ptr<SegmentReader>> found, double
     if (state.began_ns == 0) {
       state.began_ns = header.anchor_monotonic_ns;
       state.began_ticks = header.anchor_ticks;
+      state.began_realtime_s = static_cast<double>(header.anchor_realtime_ns) * 1e-9;
     }
     state.ranks_expected = header.local_world_size;
     ++changes_;

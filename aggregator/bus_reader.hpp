@@ -62,7 +62,8 @@ struct IdentityState {
   Retired retired;
   double last_alive_s = 0;     // CLOCK_MONOTONIC.
   std::uint64_t began_ns = 0;  // When its first known incarnation was opened, CLOCK_MONOTONIC ...
-  std::uint64_t began_ticks = 0;  // ... and by that incarnation's own clock.
+  std::uint64_t began_ticks = 0;  // ... by that incarnation's own clock ...
+  double began_realtime_s = 0;    // ... and in seconds since the epoch.
   std::uint64_t last_stamp = 0;   // Newest stamp of its dead incarnations, in ticks ...
   bus::ClockSource last_source = bus::ClockSource::monotonic;  // ... of this clock.
   double last_active_s = 0;          // When a record of them was last noticed, CLOCK_MONOTONIC.

@@ -27,6 +27,7 @@ struct AggregateOptions {
   double retain_s = 3600;
   bool observe = false;
   DialectOptions dialect;
+  bool created_series = false;
   std::string bad_vllm_interval;  // What VLLM_LOG_STATS_INTERVAL said, if that was no time.
 };
 
@@ -80,6 +81,7 @@ int run_aggregate(const AggregateOptions& options) {
   if (!dialect) return fail(2, "--names " + dialect.error());
   AggregatorOptions aggregator_options;
   aggregator_options.dialect = dialect.value();
+  aggregator_options.reduce.created_series = options.created_series;
   aggregator_options.bus = {options.bus, options.observe};
   aggregator_options.reduce.retain_engine_s = options.retain_s;
   // A rank's series do not outlive those of its engine.
@@ -154,6 +156,8 @@ std::function<int()> add_aggregate_command(CLI::App& app) {
       ->capture_default_str();
   command->add_flag("--deprecated-names", options->dialect.deprecated,
                     "Also show families that vLLM has deprecated");
+  command->add_flag("--created-series", options->created_series,
+                    "Show when each counter and histogram began, as <name>_created");
   command->add_flag("--per-peer", options->dialect.per_peer,
                     "Show KV transfers by peer, not only by rank");
   command->add_flag("--observe", options->observe,

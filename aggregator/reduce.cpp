@@ -64,6 +64,7 @@ FamilyType family_type(Kind kind) {
 
 struct EngineFamilies {
   Identity who;  // Any of its identities; rank and lane mean nothing here.
+  double created_s = 0;
   std::map<std::string, std::pair<Labels, FieldValue>> infos;  // The newest of each family.
   std::map<FieldKey, FieldValue> added;
   std::map<FieldKey, GaugeReduction> gauges;
@@ -109,6 +110,7 @@ Series& FamilyBuilder::series(const std::string& name, FamilyType type, const st
   if (growing.family.help.empty()) growing.family.help = help;
   Series& series = growing.series[labels];
   series.labels = labels;
+  series.created_s = created_s_;
   series.server = who.server;
   series.engine = who.model.empty() && who.role == 0 ? "" : std::to_string(who.engine);
   return series;
@@ -147,6 +149,9 @@ void reduce_records(const BusReader& bus, const ValuesByIdentity& values_of, dou
     if (!rank_shown && !engine_is_shown(bus, who, now_s, options.retain_engine_s)) continue;
     EngineFamilies& engine = engines[{who.server, who.model, who.engine}];
     engine.who = who;
+    const double created_s = bus.identities().at(who).began_realtime_s;
+    if (engine.created_s == 0 || created_s < engine.created_s) engine.created_s = created_s;
+    out.set_created(created_s);
     for (const auto& [key, value] : values) {
       if (value.reduction == Reduction::each) {
         if (rank_shown) show(out, key, value, rank_labels(who), who);
@@ -165,6 +170,7 @@ void reduce_records(const BusReader& bus, const ValuesByIdentity& values_of, dou
   }
   for (const auto& [key, engine] : engines) {
     const Labels labels = engine_labels(engine.who);
+    out.set_created(engine.created_s);
     for (const auto& [field, value] : engine.added) show(out, field, value, labels, engine.who);
     for (const auto& [family, info] : engine.infos)
       show(out, {family, info.first}, info.second, labels, engine.who);
@@ -173,6 +179,30 @@ void reduce_records(const BusReader& bus, const ValuesByIdentity& values_of, dou
                 gauge.result());
     }
   }
+}
+
+// `<name>_created`, where a counter's name is without its `_total`.
+void add_created_series(std::vector<Family>& families) {
+  std::vector<Family> created;
+  for (const Family& family : families) {
+    if (family.type == FamilyType::gauge) continue;
+    Family& made = created.emplace_back();
+    made.name = family.name;
+    const std::string total = "_total";
+    if (family.type == FamilyType::counter && made.name.ends_with(total))
+      made.name.resize(made.name.size() - total.size());
+    made.name += "_created";
+    made.help = family.help;
+    for (const Series& series : family.series) {
+      if (series.created_s <= 0) continue;
+      made.series.push_back(series);
+      made.series.back().value = Number{series.created_s};
+    }
+    if (made.series.empty()) created.pop_back();
+  }
+  for (Family& family : created) families.push_back(std::move(family));
+  std::stable_sort(families.begin(), families.end(),
+                   [](const Family& a, const Family& b) { return a.name < b.name; });
 }
 
 namespace {

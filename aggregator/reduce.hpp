@@ -18,6 +18,7 @@ namespace rankbus {
 struct ReduceOptions {
   double retain_engine_s = 3600;  // How long series of an engine without a living process stay.
   double retain_rank_s = 300;     // The same for series of one rank.
+  bool created_series = false;    // For each counter and histogram, a gauge of when it began.
 };
 
 // Families by name, before they become a snapshot.
@@ -31,6 +32,8 @@ class FamilyBuilder {
                 const Identity& who, Number value);
   Series& counter(const std::string& name, const std::string& help, const Labels& labels,
                   const Identity& who, Number value);
+  // When the series that are made from now on began to count, seconds since the epoch.
+  void set_created(double created_s) { created_s_ = created_s; }
   std::vector<Family> take();
 
  private:
@@ -39,6 +42,7 @@ class FamilyBuilder {
     std::map<Labels, Series> series;
   };
   std::map<std::string, Growing> families_;
+  double created_s_ = 0;
   Series refused_;  // Takes what would give a family a second type.
 };
 
@@ -49,6 +53,12 @@ ValuesByIdentity collect_values(const BusReader& bus);
 // Adds the families that follow from the producers' schemas.
 void reduce_records(const BusReader& bus, const ValuesByIdentity& values, double now_s,
                     const ReduceOptions& options, FamilyBuilder& out);
+
+// Adds for each counter and histogram a gauge `<name>_created`, as the Python client does.
+void add_created_series(std::vector<Family>& families);
+
+// About when this process started, seconds since the epoch.
+double process_start_s();
 
 // Adds what rankbus says of itself and of the processes it reads (the catalogue's part without
 // joins).

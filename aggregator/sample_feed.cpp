@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <rankbus/aggregator/sample_feed.hpp>
+#include <set>
 #include <string_view>
 #include <utility>
 
@@ -14,6 +15,13 @@ constexpr std::string_view kConnectorPrefix = "connector:";
 
 EngineKey engine_of(const LiveSegment& segment) {
   return {segment.who.server, segment.who.model, segment.who.engine};
+}
+
+// The connector whose stream it is, or empty.
+std::string connector_of(const std::string& stream) {
+  if (stream.rfind(kConnectorPrefix, 0) != 0) return {};
+  const std::string name = stream.substr(kConnectorPrefix.size());
+  return name.substr(0, name.find(':'));
 }
 
 std::array<int, 10> find_all(const StreamSchema& stream,
@@ -50,6 +58,22 @@ std::string server_key(const EngineKey& engine) {
   return engine.server.empty() ? "model " + engine.model : engine.server;
 }
 
+namespace {
+
+// The connectors that a server's living processes declare, by the server's key.
+std::map<std::string, std::set<std::string>> configured_connectors(const BusReader& bus) {
+  std::map<std::string, std::set<std::string>> connectors;
+  for (const auto& [name, segment] : bus.live()) {
+    for (const StreamState& stream : segment.reader->streams()) {
+      if (const std::string connector = connector_of(stream.schema.name); !connector.empty())
+        connectors[server_key(engine_of(segment))].insert(connector);
+    }
+  }
+  return connectors;
+}
+
+}  // namespace
+
 SampleFeed::Use SampleFeed::use_of(const StreamSchema& stream) {
   Use use;
   if (stream.name == "scheduler_step") {
@@ -71,10 +95,8 @@ SampleFeed::Use SampleFeed::use_of(const StreamSchema& stream) {
         find_all(stream, {"iteration_index", "num_ctx_requests", "num_ctx_tokens",
                           "num_generation_requests", "num_generation_tokens", "num_encoder_inputs",
                           "num_encoder_output_tokens", "elapsed_ms", "kv_cache_usage", "is_dummy"});
-  } else if (stream.name.rfind(kConnectorPrefix, 0) == 0) {
+  } else if (use.connector = connector_of(stream.name); !use.connector.empty()) {
     use.purpose = Purpose::connector;
-    const std::string name = stream.name.substr(kConnectorPrefix.size());
-    use.connector = name.substr(0, name.find(':'));
   }
   return use;
 }
@@ -180,7 +202,12 @@ std::vector<CudaGraphCount> SampleFeed::counts_of(const std::map<Batch, BatchCou
   return out;
 }
 
-std::vector<IntervalStats> SampleFeed::take_interval() {
+std::vector<IntervalStats> SampleFeed::take_interval(const BusReader& bus) {
+  const auto configured = configured_connectors(bus);
+  const auto is_several = [&](const std::string& server) {
+    const auto found = configured.find(server);
+    return found != configured.end() && found->second.size() > 1;
+  };
   std::vector<IntervalStats> out;
   std::map<std::string, Interval> pooled;
   std::map<std::string, std::size_t> engines;
@@ -188,6 +215,7 @@ std::vector<IntervalStats> SampleFeed::take_interval() {
     IntervalStats stats;
     stats.server = server_key(engine);
     stats.engine = engine.engine;
+    stats.has_several_connectors = is_several(stats.server);
     stats.connectors = interval.connectors.reduce();
     stats.cuda_graphs = counts_of(interval.batches);
     Interval& all = pooled[stats.server];
@@ -204,6 +232,7 @@ std::vector<IntervalStats> SampleFeed::take_interval() {
   for (auto& [server, interval] : pooled) {
     IntervalStats stats;
     stats.server = server;
+    stats.has_several_connectors = is_several(server);
     stats.connectors = interval.connectors.reduce();
     stats.cuda_graphs = counts_of(interval.batches);
     if (!stats.connectors.empty() || !stats.cuda_graphs.empty()) out.push_back(std::move(stats));

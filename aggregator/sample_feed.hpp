@@ -42,7 +42,7 @@ class SampleFeed {
   const CacheWindows* windows(const EngineKey& engine) const;
 
   // What the interval until now told, by engine and pooled by server; the next one begins.
-  std::vector<IntervalStats> take_interval();
+  std::vector<IntervalStats> take_interval(const BusReader& bus);
   std::vector<IterationDetail> take_iterations();
   bool has_iterations() const { return !iterations_.empty(); }
 

@@ -181,9 +181,8 @@ void add_process(const BusReader& bus, FamilyBuilder& out) {
   out.gauge("process_resident_memory_bytes",
             "Resident memory of the aggregator, mapped segments included", {}, kNobody,
             resident * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)));
-  static const double started = static_cast<double>(bus::clock_ns(CLOCK_REALTIME)) * 1e-9;
   out.gauge("process_start_time_seconds", "When the aggregator started, seconds since the epoch",
-            {}, kNobody, started);
+            {}, kNobody, process_start_s());
   out.gauge("rankbus_build_info", "1; version and layout of this aggregator",
             {{"layout", std::to_string(bus::kLayoutVersion)}, {"version", kVersion}}, kNobody,
             std::uint64_t{1});
@@ -202,6 +201,11 @@ void add_process(const BusReader& bus, FamilyBuilder& out) {
 }
 
 }  // namespace
+
+double process_start_s() {
+  static const double started = static_cast<double>(bus::clock_ns(CLOCK_REALTIME)) * 1e-9;
+  return started;
+}
 
 void add_self_metrics(const BusReader& bus, const TickClock& clock, double now_s,
                       const ReduceOptions& options, FamilyBuilder& out) {

@@ -35,6 +35,7 @@ struct Series {
   std::string server;  // Key of the server that it belongs to, "" for the aggregator's own series.
   std::string engine;  // The engine as text, "" where a series belongs to none.
   std::variant<Number, Histogram> value;
+  double created_s = 0;  // When it began to count, seconds since the epoch; 0: unknown.
 };
 
 enum class FamilyType : std::uint8_t { counter, gauge, histogram };
@@ -126,6 +127,7 @@ struct CudaGraphCount {
 struct IntervalStats {
   std::string server;                   // Key of the server.
   std::optional<std::uint32_t> engine;  // None: all engines of the server, pooled.
+  bool has_several_connectors = false;  // Configured, whether or not they had anything to tell.
   std::vector<ConnectorReport> connectors;
   std::vector<CudaGraphCount> cuda_graphs;  // Highest count first, equal ones as first seen.
 };

@@ -92,9 +92,9 @@ class WorkerSteps:
         return result
 
     def _runner_executes(self, original, *arguments, **options):
-        self._entered, self._entered_ns = self._now(), time.monotonic_ns()
+        self._guarded(self._note_entered)
         result = original(*arguments, **options)
-        self._launched, self._launched_ns = self._now(), time.monotonic_ns()
+        self._guarded(self._note_launched)
         return result
 
     # What is made of it. None of these raises.
@@ -117,6 +117,12 @@ class WorkerSteps:
             self._finish(step)
         self._entered = self._launched = self._entered_ns = self._launched_ns = 0
         return {"stamp": self._now(), "began_ns": time.monotonic_ns()}
+
+    def _note_entered(self):
+        self._entered, self._entered_ns = self._now(), time.monotonic_ns()
+
+    def _note_launched(self):
+        self._launched, self._launched_ns = self._now(), time.monotonic_ns()
 
     def _forward_returned(self, step, result):
         def fill():

@@ -287,7 +287,7 @@ void EngineLog::print_samples(spdlog::level::level_enum level, const Intervals& 
                               const std::string& prefix) {
   const auto entry = intervals.find({server, engine});
   if (entry == intervals.end()) return;
-  print(level, prefix, connector_line_untrusted(entry->second->connectors));
+  print(level, prefix, connector_line_untrusted(*entry->second));
   const auto table = cuda_graph_table_untrusted(entry->second->cuda_graphs, settings);
   for (const std::string& line : table) {
     logger_->log(wall_clock_(), spdlog::source_loc{}, level, spdlog::string_view_t(prefix + line));

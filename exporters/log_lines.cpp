@@ -223,15 +223,15 @@ std::string decoding_line(const IntervalFigures& figures) {
   return {};
 }
 
-std::string connector_line_untrusted(const std::vector<ConnectorReport>& connectors) {
-  if (connectors.empty()) return {};
+std::string connector_line_untrusted(const IntervalStats& interval) {
+  if (interval.connectors.empty()) return {};
   std::string line = "KV Transfer metrics: ";
-  if (connectors.size() == 1) {
-    append_plain_untrusted(connectors.front(), line);
+  if (interval.connectors.size() == 1 && !interval.has_several_connectors) {
+    append_plain_untrusted(interval.connectors.front(), line);
     return line;
   }
   std::string_view separator = "";
-  for (const ConnectorReport& report : connectors) {
+  for (const ConnectorReport& report : interval.connectors) {
     line += std::exchange(separator, ", ");
     line += connector_class_untrusted(report.connector) + '=';
     append_python_dict_untrusted(report, line);

@@ -46,8 +46,8 @@ std::string throughput_line(const IntervalFigures& figures);
 // SpecDecoding metrics: ..., or DiffusionDecoding metrics: ... where that is what the engine does.
 std::string decoding_line(const IntervalFigures& figures);
 
-// KV Transfer metrics: Num successful transfers=3, ...
-std::string connector_line_untrusted(const std::vector<ConnectorReport>& connectors);
+// KV Transfer metrics: Num successful transfers=3, ...; by connector where there are several.
+std::string connector_line_untrusted(const IntervalStats& interval);
 
 // The table of batches by CUDA graph, line by line, below what is configured, if that is known.
 std::vector<std::string> cuda_graph_table_untrusted(

@@ -176,6 +176,14 @@ TEST_F(EngineLogTest, SeveralConnectors_PrintAsMultiConnectorDoes) {
                      "HiSparseConnector={'n': 1}, mine={'it\\'s \"so\" \\\\': -2}"}));
 }
 
+TEST_F(EngineLogTest, OneReportOfSeveralConnectors_SaysWhoseItIs) {
+  engine(0);
+  interval(0).has_several_connectors = true;
+  interval(0).connectors = {{"nixl", {{"n", whole(1)}}}};
+  EXPECT_EQ(log_those_with("KV Transfer"),
+            (Strings{"DEBUG KV Transfer metrics: NixlConnector={'n': 1}"}));
+}
+
 TEST_F(EngineLogTest, Numbers_PrintAsPythonPrintsThem) {
   engine(0);
   const double infinity = std::numeric_limits<double>::infinity();

@@ -76,7 +76,10 @@ class VllmRanks(unittest.TestCase):
                             self.assertGreater(busy, 0, phase)
                         # One of each: no step is told twice.
                         info, = (dict(s.labels) for s in scrape.select("rankbus_rank_info", **labels, role="worker"))
-                        self.assertEqual((info["tp"], info["gpu"]), (f"{rank}/{TP}" if "/" in info["tp"] else rank, "fake:0"))
+                        place = {"tp_rank": rank, "tp_size": str(TP), "pp_rank": "0", "pp_size": "1", "gpu": "fake:0"}
+                        self.assertEqual({name: info[name] for name in place}, place)
+                    for name in ("rankbus_ranks_expected", "rankbus_ranks_reporting"):
+                        self.assertEqual(scrape.value(name, engine=engine), TP)
                 self.assertEqual({s for s in scrape.samples if "server" in dict(s.labels)}, set())
 
 

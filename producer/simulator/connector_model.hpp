@@ -47,15 +47,15 @@ struct OffloadingOutcome {
   std::uint64_t store_bytes = 0;
   double load_s = 0;
   double store_s = 0;
-  std::vector<std::uint64_t> load_sizes;
-  std::vector<std::uint64_t> store_sizes;
+  std::vector<std::uint64_t> load_sizes = {};
+  std::vector<std::uint64_t> store_sizes = {};
   double read_usage = 0;  // shares of the CPU cache
   double write_usage = 0;
-  std::vector<std::uint64_t> allocation_sizes;
+  std::vector<std::uint64_t> allocation_sizes = {};
   std::uint64_t stores_skipped = 0;
   std::uint64_t allocation_failures = 0;
-  std::vector<double> lookup_sync_delays_s;
-  std::vector<double> lookup_async_delays_s;
+  std::vector<double> lookup_sync_delays_s = {};
+  std::vector<double> lookup_async_delays_s = {};
 };
 
 struct HiSparseOutcome {

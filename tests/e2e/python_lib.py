@@ -21,11 +21,11 @@ def environment(extra=None):
     return lib.clean_environment({"PYTHONPATH": PACKAGE, "PYTHONDONTWRITEBYTECODE": "1", "RANKBUS_QUIET": "1"} | (extra or {}))
 
 
-def start(code, *arguments, env=None):
-    """A Python process of its own that runs `code` with these arguments."""
+def start(code, *arguments, env=None, stdin=False):
+    """A Python process of its own that runs `code` with these arguments, and with a pipe as its input if asked."""
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -45,6 +45,13 @@ def finish(process, limit=lib.LIMIT_S):
     if process.returncode != 0:
         raise AssertionError(f"a Python process ended with {process.returncode}:\n{err}")
     return out
+
+
+def end(process):
+    """Kills what is left of such a process."""
+    if process.poll() is None:
+        process.kill()
+        process.communicate()
 
 
 def run(code, *arguments, env=None, limit=lib.LIMIT_S):

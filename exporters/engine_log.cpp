@@ -163,9 +163,10 @@ IntervalFigures EngineLog::finish_interval(const Snapshot& snapshot, const Engin
                                                 : snapshot.monotonic_s - tracked.monotonic_s;
   const bool same_clock = engine.virtual_clock == before.virtual_clock;
   // A virtual clock that stands still begins no new interval: tokens under an old stamp belong to
-  // the interval that ends with the next one. One that went back belongs to another run.
-  if (same_clock && elapsed_s == 0) return figures;
-  if (same_clock && elapsed_s > 0) {
+  // the interval that ends with the next one, unless the engine died and there is none. One that
+  // went back belongs to another run.
+  if (same_clock && elapsed_s == 0 && engine.live) return figures;
+  if (same_clock && elapsed_s >= 0) {
     figures.elapsed_s = elapsed_s;
     figures.prompt_tokens = growth(engine.prompt_tokens_computed, before.prompt_tokens_computed);
     figures.generation_tokens = growth(engine.generation_tokens, before.generation_tokens);

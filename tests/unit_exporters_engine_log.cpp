@@ -97,6 +97,25 @@ TEST_F(EngineLogTest, SpecDecoding_DividesByTheEnginesOwnTime) {
   EXPECT_NE(lines[0].find("Accepted throughput: 1.00 tokens/s"), std::string::npos);
 }
 
+TEST_F(EngineLogTest, LastCountsUnderAStandingClock_AreToldWithoutRates) {
+  engine(0).virtual_clock = true;
+  engine(0).spec_decoding = SpecDecodingTotals{};
+  log_.observe(snapshot_);
+  pass_seconds(10);
+  engine(0).spec_decoding = SpecDecodingTotals{4, 8, 4, {4}};
+  engine(0).live = false;  // No later interval could tell them.
+  const Strings lines = log_those_with("Spec");
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_NE(lines[0].find("Accepted throughput: 0.00 tokens/s, Drafted throughput: 0.00 tokens/s, "
+                          "Accepted: 4 tokens, Drafted: 8 tokens"),
+            std::string::npos)
+      << lines[0];
+  pass_seconds(10);
+  engine(0).live = true;
+  engine(0).clock_s = 10;
+  EXPECT_EQ(log_those_with("Spec"), Strings{}) << "once only";
+}
+
 TEST_F(EngineLogTest, SpecDecoding_OfSeveralEngines_IsPooled) {
   engine(0).spec_decoding = SpecDecodingTotals{};
   engine(1).spec_decoding = SpecDecodingTotals{};

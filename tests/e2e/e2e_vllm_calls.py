@@ -120,7 +120,7 @@ class RecordedCalls(unittest.TestCase):
             driver.ask("play", seed=SEED, steps=STEPS)
             driver.ask("fork")
             driver.end()
-        self.assertEqual(len(self.read(path)), 1 + STEPS)
+        self.assertEqual(len(self.read(path)), 1 + STEPS + 1)
 
     @unittest.skipUnless(CAN_REPLAY, "this rankbus has no replay")
     def test_Replayed_GivesTheSameMetrics(self):

@@ -79,6 +79,7 @@ class VllmProcesses(unittest.TestCase):
                     scrape = self.assert_totals(driver, answer)
                     self.assertEqual(drivers.differences(drivers.added(answer, kind="gauges"), scrape), [])
                     self.assertEqual(len(scrape.select("vllm:cache_config_info")), 1)
+                    self.assertEqual(driver.stderr().count("rankbus records engines"), 1, "a second front end")
 
     def test_OfflineEngineAsleep_ShowsItsSleepState(self):
         driver = self.start({"via": "LLM"})

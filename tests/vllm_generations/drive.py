@@ -111,6 +111,8 @@ class ApiServer:
 
     def fork(self):
         """A fork with everything that the process has; the child is told of one request more, and ends."""
+        for engine in self.plan["engines"]:
+            self.scheduler(engine)  # A line so short that a recording holds it back.
         pid = os.fork()
         if pid == 0:
             for engine in self.plan["engines"]:

@@ -82,6 +82,13 @@ class Registration(unittest.TestCase):
         self.assertRegex(run_python(code).stdout, r"^[0-9a-f]{32}\n$")
         self.assertEqual(run_python(code, RANKBUS_RUN_ID="given").stdout, "given\n")
 
+    def test_RequestIds_AreHashedUnderAKeyOfTheProcess(self):
+        code = "from rankbus.vllm.mapping import hash_request_id as h; print(h('a'), h('a'), h('b'), h(''))"
+        one, other = (run_python(code).stdout.split() for _ in range(2))
+        self.assertEqual(one[0], one[1])
+        self.assertEqual(one[3], "0")
+        self.assertEqual(len({one[0], one[2], other[0], other[2]}), 4)
+
     def test_ImportThatFails_FailsAsItWould(self):
         code = (
             "import rankbus.vllm.import_hook as h; h.when_imported('no_such_module', print)\n"
@@ -211,6 +218,16 @@ class Worker(unittest.TestCase):
         with mock.patch.object(self.producer, "ticks", "no number"):
             self.assertIs(worker.execute_model(self.batch()), output)
         self.assertIs(worker.execute_model("no batch at all"), output)
+
+    def test_ConstructorReachedTwice_RecordsEachStepOnce(self):
+        KeepingProducer.made.clear()
+        self.enterContext(mock.patch("rankbus.Producer", KeepingProducer))
+        worker = self.workers.FakeWorker(self.vllm_config(), local_rank=0, rank=0)
+        self.workers.WorkerBase.__init__(worker, self.vllm_config(), local_rank=0, rank=0)
+        worker.init_device()
+        worker.execute_model(self.batch())
+        self.producer, = KeepingProducer.made
+        self.assertEqual(len(self.fields()), 1)
 
     def test_Identity_IsThePlaceInVllmsOrderOfRanks(self):
         self.worker(rank=5, tensor_parallel_size=4, pipeline_parallel_size=2, world_size=8, data_parallel_rank=1)

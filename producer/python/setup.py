@@ -36,7 +36,7 @@ def extension(name, sources, **more):
         sorted(os.path.relpath(source, HERE) for source in sources),
         language="c++",
         include_dirs=[str(include)],
-        extra_compile_args=["-std=c++20", "-O2", "-g0", "-fvisibility=hidden"],
+        extra_compile_args=["-std=c++20", "-O3", "-g0", "-fvisibility=hidden"],
         **more,
     )
 

@@ -10,7 +10,7 @@ template <class T>
 struct SetterMaker {
   const T& record;
   RecordTable& table;
-  std::uint32_t labels = 0;
+  std::uint8_t labels = 0;
 
   template <unsigned I, class V>
   void scalar(const V& member) noexcept {
@@ -22,12 +22,10 @@ struct SetterMaker {
   }
   void note(unsigned index, const void* member, std::size_t bytes) noexcept {
     FieldSetter& setter = table.fields[index];
-    setter.takes = takes_of(T::RankbusRecord::kFields[index]);
+    describe_setter(setter, T::RankbusRecord::kFields[index], labels);
     setter.bytes = static_cast<std::uint8_t>(bytes);
     setter.offset = static_cast<std::uint32_t>(static_cast<const unsigned char*>(member) -
                                                reinterpret_cast<const unsigned char*>(&record));
-    setter.labels_before = labels;
-    if (setter.takes == Takes::label) ++labels;
   }
 };
 

@@ -155,17 +155,15 @@ void DeclaredType::make_table() {
   table_.type = &type_;
   table_.prototype = prototype_.data();
   table_.record_bytes = prototype_.size() * sizeof(FieldInput);
-  std::uint32_t labels = 0;
+  std::uint8_t labels = 0;
   for (std::size_t i = 0; i < fields_.size(); ++i) {
     FieldSetter& setter = table_.fields[i];
-    setter.takes = takes_of(fields_[i]);
+    describe_setter(setter, fields_[i], labels);
     const bool array = fields_[i].capacity > 1;
     setter.bytes = array ? 0 : sizeof(std::uint64_t);
     setter.offset =
         static_cast<std::uint32_t>(i * sizeof(FieldInput) + (array ? offsetof(FieldInput, elements)
                                                                    : offsetof(FieldInput, raw)));
-    setter.labels_before = labels;
-    if (setter.takes == Takes::label) ++labels;
     if (bus::totals_row_words(fields_[i].kind, 0) == 0) prototype_[i].raw = 0;
   }
   table_.write = [](Producer& producer, const RecordTable& table, const void* record) noexcept {

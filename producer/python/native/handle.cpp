@@ -236,6 +236,8 @@ void store(unsigned char* at, std::uint64_t raw, std::uint8_t bytes) noexcept {
   }
 }
 
+constexpr std::size_t kKeptElements = 4096;
+
 Fault set_field(Handle& handle, Scratch& scratch, unsigned field, PyObject* value) noexcept {
   const FieldSetter& setter = handle.table->fields[field];
   const bus::FieldSpec& spec = handle.table->type->fields[field];
@@ -264,6 +266,7 @@ Fault set_field(Handle& handle, Scratch& scratch, unsigned field, PyObject* valu
       std::size_t count = 0;
       fault = setter.takes == Takes::info ? info_of(value, elements, count)
                                           : elements_of(value, spec, elements, count);
+      if (elements.capacity > kKeptElements) scratch.large = true;
       if (fault != Fault::none && fault != Fault::too_long) return fault;
       // All Values<> are a pointer and a size, whatever they view.
       const Values<std::uint64_t> view(static_cast<const std::uint64_t*>(elements.data), count);
@@ -273,6 +276,22 @@ Fault set_field(Handle& handle, Scratch& scratch, unsigned field, PyObject* valu
   }
   if (fault == Fault::none) store(at, raw, setter.bytes);
   return fault;
+}
+
+// What most calls pass most of the time: exact integers and floats in range. False: look closer.
+bool set_plain(const FieldSetter& setter, unsigned char* record, PyObject* value) noexcept {
+  if (setter.takes == Takes::real) {
+    if (!PyFloat_CheckExact(value)) return false;
+    const double real = PyFloat_AsDouble(value);
+    std::memcpy(record + setter.offset, &real, sizeof real);
+    return true;
+  }
+  if (setter.takes != Takes::integer || !PyLong_CheckExact(value)) return false;
+  int overflow = 0;
+  const long long whole = PyLong_AsLongLongAndOverflow(value, &overflow);
+  if (overflow != 0 || static_cast<std::uint64_t>(whole) > setter.plain) return false;
+  store(record + setter.offset, static_cast<std::uint64_t>(whole), setter.bytes);
+  return true;
 }
 
 // False with an exception set: strict, or one that must not be swallowed.
@@ -289,6 +308,7 @@ bool fill(Handle& handle, Scratch& scratch, PyObject* const* values, PyObject* n
       if (!refuse_name(handle, PyTuple_GetItem(names, i))) return false;
       continue;
     }
+    if (set_plain(handle.table->fields[field], scratch.record, value)) continue;
     const Fault fault = set_field(handle, scratch, field, value);
     if (fault != Fault::none && !refuse_value(handle, scratch, field, fault, value)) return false;
   }
@@ -309,15 +329,10 @@ Scratch* take_scratch(Handle& handle) noexcept {
 
 // Memory for long arrays is not kept, so that one call of a million elements is not paid for ever.
 void give_back(Handle& handle, Scratch* scratch) noexcept {
-  constexpr std::size_t kKeptElements = 4096;
-  const bus::RecordType& type = *handle.table->type;
-  for (std::uint32_t i = 0; i < type.field_count; ++i) {
-    if (scratch->arrays[i].capacity > kKeptElements) scratch->arrays[i].release();
-  }
-  if (handle.spare == nullptr) {
-    handle.spare = scratch;
-  } else {
+  if (handle.spare != nullptr || scratch->large) {
     free_scratch(scratch);
+  } else {
+    handle.spare = scratch;
   }
 }
 

@@ -31,6 +31,7 @@ struct LabelNumbers {
 struct Scratch {
   alignas(16) unsigned char record[kMaxRecordBytes];
   Elements arrays[bus::kMaxFieldsPerStream];
+  bool large;  // An array has grown beyond what is kept.
 };
 
 struct Handle {

@@ -16,9 +16,10 @@ enum class Takes : std::uint8_t { integer, real, label, integers, reals, info };
 
 struct FieldSetter {
   Takes takes = Takes::integer;
-  std::uint8_t bytes = 0;           // Of a scalar in the record.
-  std::uint32_t offset = 0;         // In the record; there an array is a Values<>.
-  std::uint32_t labels_before = 0;  // Label fields: how many precede it.
+  std::uint8_t bytes = 0;          // Of a scalar in the record.
+  std::uint8_t labels_before = 0;  // Label fields: how many precede it.
+  std::uint32_t offset = 0;        // In the record; there an array is a Values<>.
+  std::uint64_t plain = 0;         // Integers from 0 to this one need no closer look.
 };
 
 inline constexpr std::size_t kMaxRecordBytes = 2048;
@@ -38,6 +39,16 @@ inline Takes takes_of(const bus::FieldSpec& spec) {
   if (spec.kind == bus::Kind::label) return Takes::label;
   if (spec.capacity > 1) return real ? Takes::reals : Takes::integers;
   return real ? Takes::real : Takes::integer;
+}
+
+// What a setter knows of a field wherever it lies. `labels` counts the label fields so far.
+inline void describe_setter(FieldSetter& setter, const bus::FieldSpec& spec, std::uint8_t& labels) {
+  setter.takes = takes_of(spec);
+  setter.labels_before = labels;
+  if (setter.takes == Takes::label) ++labels;
+  // The largest value of each type means absence; beyond 2^63 - 1 Python's way is another.
+  const std::uint32_t bytes = bus::type_bytes(spec.type);
+  setter.plain = bytes == 8 ? bus::kAbsentBits >> 1 : (bus::kAbsentBits >> (64 - 8 * bytes)) - 1;
 }
 
 // The tables of all built-in types, in the order of list_built_in_types.

@@ -47,6 +47,35 @@ inline void fill_derived(rankbus::FinishedRequest& r) {
 inline void fill_derived(rankbus::WorkerStep& r) {
   r.steps = 1;
 }
+inline void fill_derived(rankbus::CudaGraph& r) {
+  const bool replayed = r.captured == 0;
+  r.replays = replayed;
+  r.captures = !replayed;
+  r.replayed_tokens = replayed ? r.num_unpadded_tokens : 0;
+  const bool is_padded = r.num_padded_tokens > r.num_unpadded_tokens;
+  r.num_paddings = replayed && is_padded ? r.num_padded_tokens - r.num_unpadded_tokens : 0;
+}
+inline void fill_derived(rankbus::MooncakeStoreOperation& r) {
+  r.operations = 1;
+}
+// What a rank moved follows from the transfer; one without a duration did not succeed.
+template <class Transfer>
+void fill_rank_transfer(Transfer& r, std::uint32_t failures) {
+  const bool succeeded = bits_of(r.transfer_duration_seconds) != ~Word{0};
+  r.rank_failures = failures;
+  r.rank_transfers = succeeded;
+  r.rank_bytes = succeeded ? r.bytes_transferred : 0;
+  r.rank_seconds = succeeded ? r.transfer_duration_seconds : 0.0;
+}
+inline void fill_derived(rankbus::NixlTransfer& r) {
+  fill_rank_transfer(r, r.num_failed_transfers + r.num_failed_notifications);
+}
+inline void fill_derived(rankbus::MoriioTransfer& r) {
+  fill_rank_transfer(r, r.num_failed_transfers + r.num_failed_notifications);
+}
+inline void fill_derived(rankbus::MooncakeTransfer& r) {
+  fill_rank_transfer(r, r.num_failed_transfers + r.num_failed_recvs);
+}
 
 // The upper bounds of a distribution's cells, in the stored unit. Powers of 2^(1/8) come from the
 // wide logarithm of the C library here.
@@ -104,6 +133,7 @@ class StreamModel {
       const bool single = spec.kind == Kind::counter || spec.kind == Kind::running_total ||
                           spec.kind == Kind::gauge;
       place.words = spec.kind == Kind::distribution ? 3 + place.bounds.size() : single ? 1 : 0;
+      if (spec.indexed) place.words = spec.capacity + 1u;
       place.split = spec.by[0] != '\0';
       place.at = next;
       any = any || place.words > 0;
@@ -221,7 +251,9 @@ class StreamModel {
     void array(const rankbus::Values<V>& values) {
       const std::uint64_t room = Record::kFields[I].capacity;
       for (std::uint64_t k = part * room; k < (part + 1) * room && k < values.size; ++k) {
-        model.template add_value<I>(values.data[k]);
+        // Of totals by index, the last one takes what lies beyond the first slot's room.
+        const std::uint64_t index = Record::kFields[I].indexed ? std::min(k, room) : 0;
+        model.template add_value<I>(values.data[k], index);
       }
     }
   };
@@ -242,11 +274,11 @@ class StreamModel {
   }
 
   template <unsigned I, class V>
-  void add_value(const V& value) {
+  void add_value(const V& value, std::uint64_t index = 0) {
     const rankbus::bus::FieldSpec& spec = Record::kFields[I];
     const Place& place = places_[I];
     if (place.words == 0) return;
-    Word* total = body.data() + place.at + (place.split ? row_ * place.words : 0);
+    Word* total = body.data() + place.at + (place.split ? row_ * place.words : 0) + index;
     if constexpr (std::is_same_v<V, double>) {
       add_double(spec.kind, place, total, value);
     } else if constexpr (!std::is_enum_v<V>) {

@@ -26,8 +26,8 @@ class ImageCache {
 
  private:
   static constexpr std::uint64_t kSeedStream = 109;
-  static constexpr std::uint64_t kImages = 128;
-  static constexpr std::size_t kRoom = 32;
+  static constexpr std::uint64_t kImages = 32;
+  static constexpr std::size_t kRoom = 12;
 
   // False when the image had to be taken in.
   bool hold(std::uint64_t image) {

@@ -39,6 +39,9 @@ class KeepingProducer:
     def handle(self, name):
         return lambda **fields: self.records.append((name, fields))
 
+    def close(self):
+        pass
+
     def now(self):
         self.ticks += 1
         return self.ticks

@@ -102,6 +102,11 @@ class RecordedCalls(unittest.TestCase):
                 self.assertTrue(file.name.endswith(".gz"))
                 # Flushed by log(), though the process still has it open.
                 self.assertGreater(len(read_whole_lines(file)), STEPS / 2)
+            for client in range(3):
+                driver.ask("scheduler", client=client, engine=0)
+            driver.end()
+        for file in files:
+            self.assertEqual(self.read(file)[-1]["iteration"], None, "the last call, made just before the end")
 
     def test_FullFile_EndsAtALineAndSaysSo(self):
         _, path = self.record({}, RANKBUS_RECORD_CALLS_MAX_BYTES="20000")

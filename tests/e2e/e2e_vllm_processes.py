@@ -86,6 +86,14 @@ class VllmProcesses(unittest.TestCase):
         gauges = drivers.added(driver.ask("sleep", sleeping=1, level=2), kind="gauges")
         self.assertEqual(drivers.differences(gauges, self.aggregator.scrape()), [])
 
+    def test_OfflineEngineThatIsGone_LeavesItsCountsAndNoGauges(self):
+        driver = self.start({"via": "LLM"})
+        answer = driver.ask("play", seed=SEED, steps=STEPS)
+        driver.ask("forget")
+        gone = lambda: not self.aggregator.scrape().select("vllm:num_requests_running")  # noqa: E731
+        lib.wait_for(gone, "the engine's gauges are gone", alive=[self.aggregator])
+        self.assert_totals(driver, answer)
+
     def test_OfflineEngineWithoutStatistics_RecordsNothingAndSaysHow(self):
         driver = self.start({"via": "LLM", "log_stats": False})
         self.assertIn("disable_log_stats=False", driver.stderr())

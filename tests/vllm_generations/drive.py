@@ -7,6 +7,7 @@ server; else it starts `clients` of them by multiprocessing, each with a stat lo
 factories that vLLM's loader found. Commands name the client that they are for.
 """
 
+import gc
 import json
 import logging
 import multiprocessing
@@ -109,6 +110,12 @@ class ApiServer:
             self.old.record(None, Traffic("told to the old one alone").iteration(), engine_idx=engine)
         return {}
 
+    def forget(self):
+        """As a script that is done with its LLM()."""
+        self.engine = None
+        gc.collect()
+        return {}
+
     def fork(self):
         """A fork with everything that the process has; the child is told of one request more, and ends."""
         for engine in self.plan["engines"]:
@@ -154,9 +161,11 @@ def main():
         ask = lambda client, command: getattr(server, command.pop("do"))(**command)  # noqa: E731
     else:
         context = multiprocessing.get_context(plan["start"])
+        children = []
         for client in range(plan["clients"]):
             ours, theirs = context.Pipe()
-            context.Process(target=api_server, args=(plan, client, factories, theirs), daemon=True).start()
+            children.append(context.Process(target=api_server, args=(plan, client, factories, theirs), daemon=True))
+            children[-1].start()
             ours.recv()
             pipes.append(ours)
 
@@ -168,6 +177,10 @@ def main():
     for line in sys.stdin:
         command = json.loads(line)
         print(json.dumps(ask(command.pop("client", 0), command)), flush=True)
+    for pipe in pipes:
+        pipe.send(None)
+    for child in children if pipes else ():
+        child.join()
 
 
 if __name__ == "__main__":

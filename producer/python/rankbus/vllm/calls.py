@@ -5,7 +5,6 @@ field names: those of its present releases, whatever the recorded one called the
 Request ids are chosen by clients, so they are hashed unless RANKBUS_RECORD_CALLS_IDS=plain.
 """
 
-import atexit
 import enum
 import gzip
 import json
@@ -16,7 +15,7 @@ import time
 
 from rankbus.vllm.connectors import flat_offloading
 from rankbus.vllm.mapping import hash_request_id, reason_text
-from rankbus.vllm.watch import count_error, field_names, log
+from rankbus.vllm.watch import at_end, count_error, field_names, log
 
 DEFAULT_MAX_BYTES = 1 << 30
 FLUSH_EVERY_S = 1.0
@@ -35,7 +34,6 @@ def open_for_this_process(features, engines):
     with _lock:
         if _recording is None:
             _recording = CallRecording(path, features)
-            atexit.register(_recording.close)
         _recording.engines.update(engines)
         return _recording
 
@@ -122,6 +120,7 @@ class CallRecording:
         self._file = gzip.GzipFile(filename="", mode="wb", compresslevel=3, fileobj=raw) if is_gzip(path) else raw
         self._raw, self._path_in_use = raw, path
         self._began = time.monotonic()
+        at_end(None, self.close)
         log.info("rankbus writes the calls of vLLM's stat loggers to %s", path)
         features = self._features
         self._put(

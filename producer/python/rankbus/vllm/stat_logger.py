@@ -14,7 +14,7 @@ import rankbus
 from rankbus.vllm import calls
 from rankbus.vllm.features import Features
 from rankbus.vllm.mapping import EngineRecords
-from rankbus.vllm.watch import count_error, count_unknown, log, say_once
+from rankbus.vllm.watch import at_end, count_error, count_unknown, log, say_once
 
 _forks = 0  # How often this process came from a fork since the plug-in was loaded.
 _lines = weakref.WeakValueDictionary()  # (id of the configuration, engine): _EngineLine.
@@ -54,6 +54,7 @@ class _EngineLine:
             max_model_len=features.max_model_len,
             kv_role=features.kv_role,
         )
+        at_end(self, self.producer.close)
         self._records = EngineRecords(self.producer, features)
         if self.producer.inert:
             say_once(("inert", self.producer.reason), "rankbus records nothing: %s", self.producer.reason)

@@ -6,6 +6,7 @@ Both are counted, and said in vLLM's log the first time only: a message a step w
 import collections
 import dataclasses
 import logging
+from multiprocessing.util import Finalize
 
 # A child of vLLM's logger, so that its handlers and levels apply.
 log = logging.getLogger("vllm.rankbus")
@@ -76,6 +77,11 @@ def say_once(key, message, *arguments, level=logging.WARNING):
     if key not in _said:
         _said.add(key)
         log.log(level, message, *arguments)
+
+
+def at_end(owner, act):
+    """Calls act() when the owner is gone, or this process ends in order: also as multiprocessing's child, without atexit."""
+    Finalize(owner, act, exitpriority=10)
 
 
 def unknown_fields():

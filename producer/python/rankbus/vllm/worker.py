@@ -12,7 +12,7 @@ import time
 
 import rankbus
 from rankbus.vllm.features import Features, get
-from rankbus.vllm.watch import count_error, look_at, say_once
+from rankbus.vllm.watch import at_end, count_error, look_at, say_once
 
 DONE = "_rankbus"  # Marks what is wrapped already.
 
@@ -181,6 +181,7 @@ class WorkerSteps:
                 self._around(runner, "execute_model", self._runner_executes)
             if self._producer is None:
                 self._producer = rankbus.Producer(role="worker", **identity(self._worker))
+                at_end(self, self._producer.close)
                 self._now = self._producer.now
                 self._write = self._producer.handle("worker_step")
                 if self._producer.inert:

@@ -200,6 +200,8 @@ class BadDeclarations(unittest.TestCase):
                 rankbus.Producer(**options)
         with self.assertRaisesRegex(KeyError, "declared: ok"), lib.temporary_bus() as bus:
             rankbus.Producer(bus=bus, records=[Ok, Ok]).handle("worker_step")
+        with self.assertRaisesRegex(KeyError, "Twin"), lib.temporary_bus() as bus:
+            rankbus.Producer(bus=bus, records=[Ok]).handle(Twin)
 
 
 if __name__ == "__main__":

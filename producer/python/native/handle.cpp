@@ -1,4 +1,5 @@
 #include <cstring>
+#include <iterator>
 #include <rankbus/producer/python/native/handle.hpp>
 
 namespace rankbus::python {
@@ -154,7 +155,7 @@ void fields_of_names(Handle& handle, PyObject* names, Py_ssize_t count,
       return;
     }
   }
-  NameMap& map = handle.maps[handle.next_map++ % (sizeof handle.maps / sizeof handle.maps[0])];
+  NameMap& map = handle.maps[handle.next_map++ % std::size(handle.maps)];
   for (Py_ssize_t i = 0; i < count; ++i) {
     map.fields[i] = fields[i] = field_named(handle, PyTuple_GetItem(names, i));
   }

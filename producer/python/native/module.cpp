@@ -74,6 +74,7 @@ PyModuleDef definition = {
 }  // namespace
 }  // namespace rankbus::python
 
+// NOLINTNEXTLINE(bugprone-reserved-identifier): the name that Python looks for.
 PyMODINIT_FUNC PyInit__native() {
   return PyModuleDef_Init(&rankbus::python::definition);
 }

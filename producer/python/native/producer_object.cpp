@@ -1,4 +1,5 @@
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <new>
 #include <rankbus/producer/python/native/handle.hpp>
@@ -169,14 +170,14 @@ bool add_record(PyObject* record, PyTypeObject* record_type, ProducerState& stat
     PyErr_Format(PyExc_ValueError, "two record types are named '%s'", name);
     return false;
   }
-  constexpr std::size_t kMost = sizeof(OpenOptions::records) / sizeof(OpenOptions::records[0]);
-  for (std::size_t i = 0; i < kMost; ++i) {
-    if (state.owned.options.records[i] != nullptr) continue;
-    state.owned.options.records[i] = table->type;
+  for (const bus::RecordType*& free : state.owned.options.records) {
+    if (free != nullptr) continue;
+    free = table->type;
     state.tables.push_back(table);
     return true;
   }
-  PyErr_Format(PyExc_ValueError, "more than %zu record types besides those of the role", kMost);
+  PyErr_Format(PyExc_ValueError, "more than %zu record types besides those of the role",
+               std::size(state.owned.options.records));
   return false;
 }
 

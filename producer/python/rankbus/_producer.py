@@ -20,7 +20,7 @@ class Producer:
     can mean, such as an unknown role.
     """
 
-    __slots__ = ("_handles", "_native", "now", "status")
+    __slots__ = ("_declared", "_handles", "_native", "now", "status")
 
     now: Callable[[], int]
     status: Callable[[int, int, int, int], None]
@@ -49,6 +49,8 @@ class Producer:
         segment_bytes: int = 0,
         strict: bool = False,
     ) -> None:
+        records = list(records)
+        self._declared = {record for record in records if not isinstance(record, str)}
         self._native = _native.Producer(
             [record if isinstance(record, str) else _type_of(record) for record in records],
             role=role,
@@ -82,12 +84,16 @@ class Producer:
         known = self._handles.get(record)
         if known is not None:
             return known
-        name = record if isinstance(record, str) else _type_of(record) and record.__rankbus_name__
         try:
-            made = self._native.handle(name)
+            if isinstance(record, str):
+                made = self._native.handle(record)
+            elif record in self._declared:
+                made = self._native.handle(record.__rankbus_name__)
+            else:
+                raise KeyError
         except KeyError:
             names = ", ".join(self._native.record_names)
-            raise KeyError(f"record type {name!r} was not declared when the producer was opened; declared: {names}") from None
+            raise KeyError(f"record type {record!r} was not declared when the producer was opened; declared: {names}") from None
         self._handles[record] = made
         return made
 

@@ -83,6 +83,7 @@ py::list read(const std::string& directory, const std::string& names) {
 }  // namespace
 }  // namespace rankbus
 
+// NOLINTNEXTLINE(bugprone-reserved-identifier): the name that Python looks for.
 PYBIND11_MODULE(_reader, module) {
   module.doc() = "Reads a bus once, without owning it.";
   module.def("read", &rankbus::read, py::arg("bus"), py::arg("names") = "vllm");

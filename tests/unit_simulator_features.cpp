@@ -136,7 +136,7 @@ TEST(BlockResidency, Eviction_TellsLifeIdleTimeAndTheGapsOfTheLastFourAccesses) 
   residency.set_now(1 * kSecond);
   residency.allocated(7);
   residency.allocated(8);
-  for (const std::uint64_t at : {2, 4, 7, 11, 16}) {
+  for (const std::uint64_t at : {2u, 4u, 7u, 11u, 16u}) {
     residency.set_now(at * kSecond);
     residency.accessed(7);
   }

@@ -232,6 +232,82 @@ TEST(Simulate, SchedulersFrontEndsAndRanks_AreProcessesOfTheirOwnOnEitherClock) 
   }
 }
 
+TEST(Simulate, SeveralFrontEnds_AreProcessesOfTheirOwn) {
+  const Folder folder;
+  SimulateOptions options = small_run(folder);
+  options.engines = 1;
+  options.tp = 1;
+  options.front_ends = 3;
+  options.linger = true;
+  Simulate simulate(options);
+  ASSERT_TRUE(simulate.read_until("simulated 60 requests")) << simulate.said();
+  std::multiset<std::string> names;
+  for (const pid_t pid : simulate.children()) {
+    names.insert(text_of("/proc/" + std::to_string(pid) + "/comm"));
+  }
+  EXPECT_EQ(names,
+            (std::multiset<std::string>{"sim-sched-0\n", "sim-front-0.0\n", "sim-front-0.1\n",
+                                        "sim-front-0.2\n", "sim-rank-0.0\n"}));
+}
+
+// A gauge of the truth file, summed over the engines.
+double gauged(const nlohmann::json& truth, const std::string& name) {
+  double sum = 0;
+  for (const auto& [series, value] : truth["gauges"].items()) {
+    if (series.starts_with(name + "{")) sum += value.get<double>();
+  }
+  return sum;
+}
+
+TEST(Simulate, UntilATime_LeavesRequestsRunningOnEitherClock) {
+  for (const double speed : {kMaxSpeed, 10.0}) {
+    const Folder folder;
+    SimulateOptions options = small_run(folder);
+    options.speed = speed;
+    options.until_s = 10;
+    options.kv_blocks = 300;
+    Simulate simulate(options);
+    EXPECT_EQ(simulate.wait(), 0) << simulate.said();
+    const nlohmann::json truth = nlohmann::json::parse(text_of(options.truth));
+    const std::uint64_t finished = counted(truth, "vllm:request_success_total");
+    EXPECT_LT(finished, 60u);
+    EXPECT_NE(simulate.said().find(std::to_string(60 - finished) + " not finished"),
+              std::string::npos)
+        << simulate.said();
+    EXPECT_GT(gauged(truth, "vllm:num_requests_running"), 0);
+    EXPECT_GT(gauged(truth, "vllm:kv_cache_usage_perc"), 0);
+  }
+}
+
+TEST(Simulate, UntilATimeBehindTheEnd_ChangesNothing) {
+  const Folder folder;
+  SimulateOptions options = small_run(folder);
+  EXPECT_EQ(Simulate(options).wait(), 0);
+  const std::string without = text_of(options.truth);
+  options.until_s = 1e6;
+  EXPECT_EQ(Simulate(options).wait(), 0);
+  EXPECT_EQ(text_of(options.truth), without);
+}
+
+TEST(Simulate, Held_BeginsAtTheSignalAndEndsWhenTold) {
+  const Folder folder;
+  SimulateOptions options = small_run(folder);
+  options.hold = true;
+  {
+    Simulate simulate(options);
+    ASSERT_TRUE(simulate.read_until("waiting for SIGUSR1")) << simulate.said();
+    EXPECT_EQ(simulate.children().size(), 8u);
+    kill(simulate.pid(), SIGTERM);
+    EXPECT_EQ(simulate.wait(), 0) << simulate.said();
+    EXPECT_FALSE(fs::exists(options.truth));
+  }
+  Simulate simulate(options);
+  ASSERT_TRUE(simulate.read_until("waiting for SIGUSR1")) << simulate.said();
+  kill(simulate.pid(), SIGUSR1);
+  EXPECT_EQ(simulate.wait(), 0) << simulate.said();
+  EXPECT_TRUE(fs::exists(options.truth));
+}
+
 TEST(Simulate, SigtermOrSigintInTheMiddle_EndsAllWithStatus0AndWritesNoTruth) {
   for (const int signal : {SIGTERM, SIGINT}) {
     for (const ClockKind clock : {ClockKind::virtual_time, ClockKind::real}) {
@@ -360,11 +436,16 @@ std::string command_line_complaint(const std::string& arguments) {
 TEST(SimulateCommand, BadFlag_IsNamed) {
   for (const char* arguments :
        {"--speed fast", "--speed 0", "--clock late", "--tp 0", "--engines x", "--block-rule all",
-        "--kv-blocks -1", "--duration 0"}) {
+        "--kv-blocks -1", "--duration 0", "--until 0", "--front-ends 0", "--features some",
+        "--speculative-tokens 33", "--kv-cache-metrics-sample 1.5", "--kv-connector zmq",
+        "--max-loras 0", "--sleep 3"}) {
     const std::string flag = std::string(arguments).substr(0, std::string(arguments).find(' '));
     EXPECT_NE(command_line_complaint(arguments).find(flag), std::string::npos) << arguments;
   }
   EXPECT_NE(command_line_complaint("--bogus 1").find("--bogus"), std::string::npos);
+  EXPECT_NE(command_line_complaint("--diffusion --speculative-tokens 2").find("--diffusion"),
+            std::string::npos);
+  EXPECT_EQ(command_line_complaint("--features all --kv-connector nixl,offloading --sleep 2"), "");
   EXPECT_EQ(command_line_complaint("--speed max --clock real --tp 4 --engines 2 --linger"), "");
 }
 

@@ -8,6 +8,7 @@ Replay: ctest --test-dir build/release -R e2e_simulator_features -V
 
 import json
 import pathlib
+import re
 import tempfile
 import unittest
 import urllib.parse
@@ -164,6 +165,30 @@ class Features(unittest.TestCase):
                 if moved is not None:
                     self.assertGreater(scrape.total(moved), 0)
 
+    def test_DeprecatedNames_MirrorWhatReplacedThem(self):
+        # They are shown on demand only, so this takes an aggregator of its own, which looks on.
+        mirrors = {"bytes_total": "kv_offload_total_bytes_total", "time_total": "kv_offload_total_time_total"}
+        mirrors |= {f"size_{part}": f"kv_offload_size_{part}" for part in ("bucket", "count", "sum")}
+        path = self.folder / "mirrors.json"
+        arguments = ("--linger", "--truth", path, "--server", "mirrors", "--kv-connector", "offloading")
+        with (
+            lib.Aggregator(self.bus, "--observe", "--deprecated-names", "--log-level", "error") as observer,
+            lib.simulate(self.bus, *RUN, *arguments) as simulator,
+        ):
+            lib.wait_for(path.exists, "the truth is written", 600, [observer, simulator])
+            truth, scrape = json.loads(path.read_text()), observer.scrape("/metrics?server=mirrors")
+        self.assert_equal_to_truth(truth, scrape, unknown_is_different=False)
+        expected = {"counters": {}, "sums": {}}
+        for kind, values in expected.items():
+            for text, value in truth[kind].items():
+                found = re.match(r"vllm:kv_offload_(load|store)_(\w+){", text)
+                if found and found[2] in mirrors:
+                    direction = {"load": "CPU_to_GPU", "store": "GPU_to_CPU"}[found[1]]
+                    labels = text[found.end() : -1]
+                    values[f'vllm:{mirrors[found[2]]}{{{labels},transfer_type="{direction}"}}'] = value
+        self.assertGreater(len(expected["counters"]) * len(expected["sums"]), 0)
+        self.assert_equal_to_truth(expected, scrape, unknown_is_different=False)
+
     def test_SleepingEngines_SayAtWhichLevel(self):
         for level, state in ((0, "awake"), (1, "weights_offloaded"), (2, "discard_all")):
             truth, scrape = self.run_until_published(f"sleep-{level}", *RUN, "--sleep", level)
@@ -195,7 +220,7 @@ class Features(unittest.TestCase):
 
     def test_UntilATime_RequestsAreLeftAsTheTruthSays(self):
         few = ("--max-num-seqs", 3, "--tp", 2, "--kv-blocks", 300, "--until", 30, "--workload", "generated:200")
-        for server, clock in (("virtual", ("--speed", "max")), ("slept", ("--clock", "real", "--speed", 60))):
+        for server, clock in (("virtual", ("--speed", "max")), ("slept", ("--clock", "real", "--speed", 20))):
             with self.subTest(clock=clock):
                 truth, scrape = self.run_until_published(server, *few, *clock, "--features", "all")
                 self.assert_equal_to_truth(truth, scrape)

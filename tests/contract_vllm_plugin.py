@@ -58,8 +58,9 @@ def run_python(code, **env):
 class Registration(unittest.TestCase):
     def test_Registered_ImportsNothingOfVllm(self):
         code = (
-            "import sys; before = set(sys.modules); import rankbus.vllm as r; r.register(); r.register();"
-            "print(sorted(m for m in set(sys.modules) - before if m.split('.')[0] in ('vllm', 'torch', 'prometheus_client')))"
+            "import sys; before = set(sys.modules); import rankbus.vllm as r; r.register(); r.register()\n"
+            "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+            "print(sorted(new & {'vllm', 'torch', 'prometheus_client'}))"
         )
         self.assertEqual(run_python(code).stdout.strip(), "[]")
 
@@ -68,13 +69,14 @@ class Registration(unittest.TestCase):
             "import rankbus.vllm as r; r.register()\n"
             "import vllm.v1.worker.worker_base as w, vllm.v1.engine.llm_engine as e\n"
             "for _ in range(3): r.register()\n"
-            "print(hasattr(w.WorkerBase.__init__._rankbus, '_rankbus'), hasattr(e.LLMEngine.__init__._rankbus, '_rankbus'))"
+            "for c in (w.WorkerBase, e.LLMEngine): print(hasattr(c.__init__._rankbus, '_rankbus'))"
         )
         done = run_python(code)
-        self.assertEqual(done.stdout.strip(), "False False", done.stderr)
+        self.assertEqual(done.stdout.strip(), "False\nFalse", done.stderr)
 
     def test_RegisteredBeforeOrAfterTheImport_WrapsBoth(self):
-        for order in ("import rankbus.vllm as r; r.register(); {imports}", "{imports}; import rankbus.vllm as r; r.register()"):
+        register = "import rankbus.vllm as r; r.register()"
+        for order in (f"{register}; {{imports}}", f"{{imports}}; {register}"):
             imports = "import vllm.v1.worker.worker_base as w, vllm.v1.engine.llm_engine as e"
             shown = "\nprint(hasattr(w.WorkerBase.__init__, '_rankbus'), hasattr(e.LLMEngine.__init__, '_rankbus'))"
             done = run_python(order.format(imports=imports) + shown)
@@ -245,18 +247,75 @@ class Worker(unittest.TestCase):
 
 
 @unittest.skipUnless(drivers.is_built(), drivers.NO_PACKAGE)
+class Records(unittest.TestCase):
+    def records(self, **config):
+        from rankbus.vllm.features import Features
+        from rankbus.vllm.mapping import EngineRecords
+        from vllm.config import VllmConfig
+
+        self.producer = KeepingProducer()
+        return EngineRecords(self.producer, Features(VllmConfig(**config)))
+
+    def written(self, name):
+        return [fields for written, fields in self.producer.records if written == name]
+
+    def test_AdaptersThatStay_AreWrittenOnceASecondAndThoseThatChangeAtOnce(self):
+        from vllm.v1.metrics.stats import SchedulerStats
+
+        records = self.records(lora_config={"max_loras": 2})
+        with mock.patch("rankbus.vllm.mapping.time.monotonic") as clock:
+            for now, running in ((10.0, "a"), (10.1, "a"), (10.9, "a"), (11.0, "a"), (11.1, "b"), (11.2, "b")):
+                clock.return_value = now
+                records.scheduler(SchedulerStats(running_lora_adapters={running: 1}, waiting_lora_adapters={}))
+        shown = [fields["adapters"]["running_lora_adapters"] for fields in self.written("lora_state")]
+        self.assertEqual(shown, ["a", "a", "b"])
+
+    def test_ReasonThatIsNotKnown_StillCountsTheRequest(self):
+        from rankbus.vllm import watch
+        from vllm.v1.metrics.stats import FinishedRequestStats, IterationStats
+
+        records = self.records()
+        records.iteration(IterationStats(finished_requests=[FinishedRequestStats(finish_reason="boredom")]))
+        self.assertEqual([fields["finished_reason"] for fields in self.written("finished_request")], [None])
+        self.assertEqual(watch.unknown_fields()["FinishReason boredom"], 1)
+
+    def test_StepInterval_IsOfBusyStepsAndOfASingleFrontEnd(self):
+        from vllm.v1.metrics.stats import SchedulerStats
+
+        for front_ends, expected in ((1, [None, 5, None, 7]), (4, [None] * 4)):
+            records = self.records(parallel_config={"_api_process_count": front_ends})
+            with mock.patch("rankbus.vllm.mapping.time.monotonic_ns") as clock:
+                for now, running in ((100, 1), (105, 0), (900, 2), (907, 2)):
+                    clock.return_value = now
+                    records.scheduler(SchedulerStats(num_running_reqs=running))
+            self.assertEqual([fields["step_interval_ns"] for fields in self.written("scheduler_step")], expected)
+
+    def test_StatisticsOfAnOptionThatIsOff_AreCountedAndNotWritten(self):
+        from rankbus.vllm import watch
+        from vllm.v1.metrics.stats import PerfStats, SchedulerStats
+
+        self.records().scheduler(SchedulerStats(perf_stats=PerfStats(1, 2, 3)))
+        self.assertEqual({name for name, _ in self.producer.records}, {"scheduler_step"})
+        self.assertEqual(watch.unknown_fields()["SchedulerStats.perf_stats without its option"], 1)
+
+
+@unittest.skipUnless(drivers.is_built(), drivers.NO_PACKAGE)
 class Doctor(unittest.TestCase):
     def doctor(self, bus, generation="current", plugins=True, **env):
         with drivers.installed_plugins() as folder:
             env = drivers.environment(folder if plugins else "", bus, generation, env)
             return subprocess.run(
                 # Ports that nothing listens on, unless a test says otherwise.
-                [sys.executable, "-B", "-m", "rankbus.vllm", "doctor", "--rankbus", self.rankbus, "--vllm", "127.0.0.1:9"],
-                env=env, capture_output=True, text=True, timeout=lib.LIMIT_S, check=False,
-            )  # fmt: skip
+                [sys.executable, "-B", "-m", "rankbus.vllm", "doctor", "--rankbus", self.rankbus, "--vllm", self.vllm],
+                env=env,
+                capture_output=True,
+                text=True,
+                timeout=lib.LIMIT_S,
+                check=False,
+            )
 
     def setUp(self):
-        self.rankbus = "127.0.0.1:9"
+        self.rankbus = self.vllm = "127.0.0.1:9"
 
     def test_EverythingInPlace_IsSaidAndExitsZero(self):
         bus = self.enterContext(lib.temporary_bus())
@@ -268,6 +327,18 @@ class Doctor(unittest.TestCase):
             for said in ("vLLM", "StatLogger derives from vLLM's AggregateStatLoggerBase", "an aggregator reads it",
                          "every field of vLLM's statistics is known", "not both", "0 problems"):  # fmt: skip
                 self.assertIn(said, done.stdout)
+
+    def test_TwoEndpointsWithTheSameFamilies_AreSaidToBeOneTooMany(self):
+        bus = self.enterContext(lib.temporary_bus())
+        aggregator = self.enterContext(lib.Aggregator(bus))
+        self.enterContext(drivers.Driver({}, bus))
+        lib.wait_for(lambda: aggregator.scrape().select("vllm:engine_sleep_state"), "the engine is seen")
+        self.rankbus = aggregator.listen
+        self.assertNotIn("would count everything twice", self.doctor(bus).stdout)
+        self.vllm = aggregator.listen
+        done = self.doctor(bus)
+        self.assertIn("would count everything twice", done.stdout)
+        self.assertEqual(done.returncode, 0, done.stdout)
 
     def test_FieldsThatAreNotKnown_AreNamed(self):
         with lib.temporary_bus() as bus:

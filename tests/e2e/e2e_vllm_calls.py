@@ -1,5 +1,5 @@
-"""Goal:   RANKBUS_RECORD_CALLS keeps what vLLM said, so that `rankbus replay` makes the same /metrics of it; it keeps no
-        client's text, is nobody else's to read, and has an end.
+"""Goal:   RANKBUS_RECORD_CALLS keeps what vLLM said, so that `rankbus replay` makes the same /metrics of it; it keeps
+        no client's text, is nobody else's to read, and has an end.
 Method: stand-ins for vLLM play seeded statistics with the variable set; the files are read as JSON, and replayed into a
         second bus whose /metrics are compared with the second opinion of the process that was recorded.
 Replay: ctest --test-dir build/release -R e2e_vllm_calls -V
@@ -70,7 +70,8 @@ class RecordedCalls(unittest.TestCase):
         self.assertEqual(len(calls), STEPS)
         self.assertEqual(sorted(call["t"] for call in calls), [call["t"] for call in calls])
         self.assertLessEqual({"num_running_reqs", "kv_cache_usage", "prefix_cache_stats"}, calls[0]["scheduler"].keys())
-        reasons = {r["finish_reason"] for call in calls if call["iteration"] for r in call["iteration"]["finished_requests"]}
+        finished = [r for call in calls if call["iteration"] for r in call["iteration"]["finished_requests"]]
+        reasons = {request["finish_reason"] for request in finished}
         self.assertEqual(reasons, {"stop", "length", "abort", "error", "repetition"})
 
     def test_RequestIds_AreHashedUnlessAskedOtherwise(self):

@@ -108,7 +108,8 @@ class VllmGenerations(unittest.TestCase):
         )
         self.assertEqual(value, 1)
         before = time.time()
-        driver.ask("scheduler", engine=0, running_lora_adapters={"sql": 2, "poems": 0}, waiting_lora_adapters={"sql": 0})
+        running = {"sql": 2, "poems": 0}
+        driver.ask("scheduler", engine=0, running_lora_adapters=running, waiting_lora_adapters={"sql": 0})
         (adapters, value), = self.aggregator.scrape().select("vllm:lora_requests_info").items()
         self.assertEqual(
             dict(adapters.labels),

@@ -1,5 +1,5 @@
-"""Worker processes as vLLM's multiprocessing executor has them: a wrapper in each loads the plug-ins and makes the worker
-by the name of its class; calls come over a pipe, by name.
+"""Worker processes as vLLM's multiprocessing executor has them: a wrapper in each loads the plug-ins and makes the
+worker by the name of its class; calls come over a pipe, by name.
 
     executor.py '{"method": "spawn", "tp": 2, "engines": [0, 1], "steps": 50, "dummies": 3, "kind": "SplitWorker"}'
 

@@ -38,9 +38,8 @@ class Traffic:
         if is_since("0.15"):
             stats.connector_prefix_cache_stats = self.cache() if r.random() < 0.5 else None
             for _ in range(r.choice((0, 0, 1, 3)) if "evictions" in self.features else 0):
-                stats.kv_cache_eviction_events.append(
-                    v.KVCacheEvictionEvent(self.seconds(), self.seconds(), tuple(map(self.seconds, range(r.randrange(4)))))
-                )
+                gaps = tuple(self.seconds() for _ in range(r.randrange(4)))
+                stats.kv_cache_eviction_events.append(v.KVCacheEvictionEvent(self.seconds(), self.seconds(), gaps))
             if "graphs" in self.features and r.random() < 0.5:
                 stats.cudagraph_stats = v.CUDAGraphStat(7, 8, 1, r.choice(("FULL", "PIECEWISE", "NONE")))
             if "lora" in self.features:
@@ -129,5 +128,5 @@ class Traffic:
             request.num_preemptions = r.choice((0, 0, 1, 7, 25))
         return request
 
-    def seconds(self, _=None):
+    def seconds(self):
         return self.random.choice(SECONDS) if self.random.random() < 0.5 else self.random.expovariate(2)

@@ -20,7 +20,9 @@ class VllmConfig:
             tensor_parallel_size=1, pipeline_parallel_size=1, world_size=1, data_parallel_rank=0
         )
         self.observability_config = SimpleNamespace()
-        self.compilation_config = SimpleNamespace(cudagraph_mode="CUDAGraphMode.FULL", cudagraph_capture_sizes=[1, 2, 4])
+        self.compilation_config = SimpleNamespace(
+            cudagraph_mode="CUDAGraphMode.FULL", cudagraph_capture_sizes=[1, 2, 4]
+        )
         self.lora_config = None
         self.speculative_config = None
         if AGE >= GENERATIONS.index("0.11"):

@@ -93,7 +93,7 @@ class CallRecording:
                 count_error("recorded calls", error)
 
     def forget_file(self):
-        """A forked child writes a file of its own. What the parent buffered is the parent's to write: here it goes nowhere."""
+        """A forked child writes a file of its own. What the parent buffered is the parent's to write."""
         if self._file is not None:
             nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
             os.dup2(nowhere, self._raw.fileno(), inheritable=False)

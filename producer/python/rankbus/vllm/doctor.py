@@ -95,7 +95,7 @@ def check_entry_points(findings):
         names = {point.name for point in importlib.metadata.entry_points(group=group) if point.value == value}
         if not names:
             findings.bad(
-                f"no entry point {value} in the group {group}: vLLM will not find {purpose}",
+                f"no entry point {value} in the group {group}: vLLM will not load what records {purpose}",
                 "pip install the package instead of putting it on PYTHONPATH",
             )
         elif allowed is not None and not names & set(allowed.split(",")):
@@ -104,7 +104,7 @@ def check_entry_points(findings):
                 f"VLLM_PLUGINS={','.join(filter(None, [allowed, *sorted(names)]))}",
             )
         else:
-            findings.good(f"{group}: {value}, for {purpose}")
+            findings.good(f"{group}: {value}, which records {purpose}")
 
 
 def check_features(findings):
@@ -138,9 +138,11 @@ def check_features(findings):
         module = import_or_none(module_name)
         for name in classes:
             thing = getattr(module, name, None)
-            unknown += [f"{name}.{field}" for field in class_fields(thing, field_names) if field not in KNOWN_FIELDS[name]]
+            fields = class_fields(thing, field_names)
+            unknown += [f"{name}.{field}" for field in fields if field not in KNOWN_FIELDS[name]]
     if unknown:
-        findings.note(f"{len(unknown)} fields that rankbus does not know, and does not record: {', '.join(sorted(set(unknown)))}")
+        names = ", ".join(sorted(set(unknown)))
+        findings.note(f"{len(set(unknown))} fields that rankbus does not know, and does not record: {names}")
     else:
         findings.good("every field of vLLM's statistics is known")
 
@@ -163,7 +165,9 @@ def check_package(findings):
 
     with tempfile.TemporaryDirectory(prefix="rankbus-doctor-", dir="/dev/shm") as folder:
         os.chmod(folder, 0o700)
-        producer = rankbus.Producer(role="frontend", model="doctor", records=["scheduler_step"], bus=folder, run_id="doctor")
+        producer = rankbus.Producer(
+            role="frontend", model="doctor", records=["scheduler_step"], bus=folder, run_id="doctor"
+        )
         inert, reason = producer.inert, producer.reason
         producer.close()
     if inert:
@@ -280,7 +284,7 @@ def check_scrapes(findings, rankbus_address, vllm_address):
 
 
 def serves_vllm_families(address):
-    """Whether /metrics there has a series of vLLM's. What answers is untrusted: read up to a limit, and only searched."""
+    """Whether /metrics there has a series of vLLM's. The answer is untrusted: read up to a limit, and only searched."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # Never through a proxy: both are near.
     try:
         with opener.open(f"http://{address}/metrics", timeout=ANSWER_WITHIN_S) as answer:

@@ -177,7 +177,7 @@ class FrontEnd:
             self._calls.flush()
 
     def log_engine_initialized(self):
-        """The engines have started: what they found out, such as the number of KV cache blocks, is in the configuration."""
+        """The engines have started: what they found out, such as the number of KV blocks, is in the configuration."""
         if self._features is None:
             return
         try:

@@ -64,7 +64,7 @@ def look_at(kind, thing):
 
 def count_unknown(name):
     _unknown[name] += 1
-    say_once(("unknown", name), "rankbus does not know %s of this vLLM: not recorded, only counted", name)
+    say_once(("unknown", name), "rankbus does not know %s of this vLLM, and only counts it", name)
 
 
 def count_error(where, error):
@@ -80,7 +80,7 @@ def say_once(key, message, *arguments, level=logging.WARNING):
 
 
 def at_end(owner, act):
-    """Calls act() when the owner is gone, or this process ends in order: also as multiprocessing's child, without atexit."""
+    """Calls act() when the owner is gone, or this process ends in order; multiprocessing's children run no atexit."""
     Finalize(owner, act, exitpriority=10)
 
 

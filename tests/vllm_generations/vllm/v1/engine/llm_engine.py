@@ -1,4 +1,4 @@
-"""The synchronous engine, which hands each step's statistics to its manager, or in the first generation to one logger."""
+"""The synchronous engine: each step's statistics go to its manager, or in the first generation to one logger."""
 
 from vllm.generation import AGE
 from vllm.v1.metrics.loggers import HAS_AGGREGATES, PrometheusStatLogger, StatLoggerManager
@@ -10,8 +10,9 @@ class LLMEngine:
         if AGE == 0:
             self.stat_logger = PrometheusStatLogger(vllm_config) if log_stats else None
         else:
-            self.logger_manager = StatLoggerManager(vllm_config, custom_stat_loggers=stat_loggers) if log_stats else None
+            self.logger_manager = None
             if log_stats:
+                self.logger_manager = StatLoggerManager(vllm_config, custom_stat_loggers=stat_loggers)
                 self.logger_manager.log_engine_initialized()
 
     def step(self, scheduler_stats, iteration_stats, mm_cache_stats=None):

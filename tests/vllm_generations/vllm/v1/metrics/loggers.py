@@ -1,4 +1,4 @@
-"""Base classes of stat loggers, the manager that calls them, and vLLM's own Prometheus logger as far as it harms others."""
+"""Base classes of stat loggers, the manager that calls them, and vLLM's Prometheus logger as far as it harms others."""
 
 from abc import ABC, abstractmethod
 

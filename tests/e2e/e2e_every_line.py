@@ -399,7 +399,7 @@ class EveryLine(Case):
         self.assertEqual(modes, {"FULL", "PIECEWISE", "NONE"})
 
     def test_TwoEngines_HaveLinesOfTheirOwnAndOneTogether(self):
-        lines, records = self.log_of_run("--features", "all", "--engines", 2)
+        lines, records = self.log_of_run("--features", "all", "--engines", 2, "--front-ends", 2)
         iterations = [line for line in lines if " Iteration(" in line[1]]
         engines = [Engine([records.engines[i]], records.clocks_s[i]) for i in range(2)]
         both = Engine([records.engines[i] for i in range(2)], max(records.clocks_s.values()))

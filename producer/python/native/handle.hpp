@@ -52,8 +52,4 @@ extern PyType_Spec handle_spec;
 PyObject* make_handle(PyTypeObject* type, PyObject* owner, ProducerState& producer,
                       const RecordTable& table);
 
-// Counts what is wrong with `what` (a field, or a call), or raises it if the producer is strict.
-// Returns false when an exception is set.
-bool refuse(ProducerState& producer, PyObject* error, Reference message) noexcept;
-
 }  // namespace rankbus::python

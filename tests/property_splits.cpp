@@ -185,7 +185,7 @@ using Types = testing::Types<
     rankbus::KvBlockEviction, rankbus::SpecDecoding, rankbus::DiffusionDecoding, rankbus::PerfStats,
     rankbus::CudaGraph, rankbus::NixlTransfer, rankbus::MoriioTransfer, rankbus::MooncakeTransfer,
     rankbus::MooncakeStoreOperation, rankbus::Offloading, rankbus::OffloadingCpu,
-    rankbus::OffloadingSkipped, rankbus::OffloadingLookup, rankbus::HiSparse, llm_engine::Swap>;
+    rankbus::OffloadingSkipped, rankbus::OffloadingLookup, rankbus::HiSparse>;
 TYPED_TEST_SUITE(Splits, Types);
 
 TYPED_TEST(Splits, AnySplit_ReducesToTheSame) {

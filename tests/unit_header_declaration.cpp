@@ -84,9 +84,46 @@ TEST(Declaration, LabelNames_HaveNoColon) {
 
 // Its totals would otherwise be laid out for one row and written in others.
 TEST(Declaration, SplitByAnythingButALabel_IsRefused) {
-  const char* expected = "split_by names no label field";
+  const char* expected = "split_by names what is no label field";
   EXPECT_TRUE(says(refusal_of(2, [](FieldSpec& field) { field.by = "color"; }), expected));
   EXPECT_TRUE(says(refusal_of(2, [](FieldSpec& field) { field.by = "seconds"; }), expected));
+  const char* label = good_fields()[1].name;
+  static std::string both;
+  both = std::string(label) + " seconds";
+  EXPECT_TRUE(says(refusal_of(2, [](FieldSpec& field) { field.by = both.c_str(); }), expected));
+  both = std::string(label) + "  " + label;
+  EXPECT_EQ(refusal_of(2, [](FieldSpec& field) { field.by = both.c_str(); }), "");
+}
+
+TEST(Declaration, IndexWithoutAnArrayOfCountersAndALabel_IsRefused) {
+  const auto indexed = [](FieldSpec& field) {
+    field = field.indexed_as("expert");
+    field.capacity = 8;
+    field.type = Type::u64;
+  };
+  EXPECT_EQ(refusal_of(2, indexed), "");
+  const char* expected = "only an array of counters has an index";
+  EXPECT_TRUE(
+      says(refusal_of(2, [&](FieldSpec& field) { indexed(field), field.capacity = 1; }), expected));
+  EXPECT_TRUE(says(refusal_of(2, [&](FieldSpec& field) { indexed(field), field.fixed_label = ""; }),
+                   expected));
+  EXPECT_TRUE(
+      says(refusal_of(2, [&](FieldSpec& field) { indexed(field), field.kind = bus::Kind::gauge; }),
+           expected));
+}
+
+TEST(Declaration, InfoThatIsNoArrayOfWords_IsRefused) {
+  const auto info = [](FieldSpec& field) {
+    field = named(Build::info("my_info"), "config", Type::u64, 8, "The configuration");
+  };
+  EXPECT_EQ(refusal_of(2, info), "");
+  const char* expected = "info is an exposed array";
+  EXPECT_TRUE(
+      says(refusal_of(2, [&](FieldSpec& field) { info(field), field.capacity = 1; }), expected));
+  EXPECT_TRUE(
+      says(refusal_of(2, [&](FieldSpec& field) { info(field), field.metric = ""; }), expected));
+  EXPECT_TRUE(says(refusal_of(2, [&](FieldSpec& field) { info(field), field.type = Type::f64; }),
+                   expected));
 }
 
 TEST(Declaration, ArrayThatReadersCannotStepThrough_IsRefused) {
@@ -107,9 +144,9 @@ TEST(Declaration, FieldCountAndTypeName_HaveLimits) {
 }
 
 TEST(Declaration, EveryBuiltInType_IsTaken) {
-  for (const bus::RecordType* type :
-       {record_type<SchedulerStep>(), record_type<IterationStats>(), record_type<FinishedRequest>(),
-        record_type<WorkerStep>(), record_type<Collective>()}) {
+  const bus::RecordType* types[kBuiltInTypes];
+  list_built_in_types(types);
+  for (const bus::RecordType* type : types) {
     bus::Reason why;
     EXPECT_TRUE(
         bus::judge_declaration(type->name, type->help, type->fields, type->field_count, why))

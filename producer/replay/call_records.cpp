@@ -185,12 +185,14 @@ void CallRecords::take_finished(const Json& in) {
   record.num_cached_tokens = signed_whole(in, "num_cached_tokens").value_or(0);
   record.max_tokens_param = whole(in, "max_tokens_param", absent<std::uint64_t>());
   record.num_preemptions = whole(in, "num_preemptions");
-  record.e2e_latency_seconds = real(in, "e2e_latency").value_or(0);
-  record.queued_time_seconds = real(in, "queued_time").value_or(0);
-  record.prefill_time_seconds = real(in, "prefill_time").value_or(0);
-  record.inference_time_seconds = real(in, "inference_time").value_or(0);
-  record.decode_time_seconds = real(in, "decode_time").value_or(0);
-  record.mean_time_per_output_token_seconds = real(in, "mean_time_per_output_token").value_or(0);
+  // A time that its release did not know is no observation of 0.
+  const auto time = [&](const char* key) { return real(in, key).value_or(absent<double>()); };
+  record.e2e_latency_seconds = time("e2e_latency");
+  record.queued_time_seconds = time("queued_time");
+  record.prefill_time_seconds = time("prefill_time");
+  record.inference_time_seconds = time("inference_time");
+  record.decode_time_seconds = time("decode_time");
+  record.mean_time_per_output_token_seconds = time("mean_time_per_output_token");
 }
 
 Features CallRecords::features() const {

@@ -87,7 +87,7 @@ std::string keys_of(const Json& map) {
 
 CallTruth::CallTruth(const CallsHeader& header, const std::vector<std::uint32_t>& engines,
                      const std::set<std::string>& features, const std::string& server)
-    : header_(header), server_(server), features_(features) {
+    : header_(header), engines_(engines), server_(server), features_(features) {
   for (const std::uint32_t engine : engines) {
     declare_engine(engine);
     for (const std::string& feature : features) declare_feature(engine, feature);
@@ -288,10 +288,12 @@ void CallTruth::observe(const Call& call) {
     count("vllm:mm_cache_queries_total", engine, number(call.mm, "queries"));
     count("vllm:mm_cache_hits_total", engine, number(call.mm, "hits"));
   }
-  if (call.sleep) {
+  for (const std::uint32_t sleeper : engines_) {
+    if (!call.sleep || (!call.is_for_all() && call.engine != sleeper)) continue;
+    const Labels labels = base(sleeper);
     const int level = call.sleep->asleep ? call.sleep->level : 0;
     const auto state = [&](const char* name, bool is_in) {
-      set("vllm:engine_sleep_state", with(engine, "sleep_state", name), is_in ? 1 : 0);
+      set("vllm:engine_sleep_state", with(labels, "sleep_state", name), is_in ? 1 : 0);
     };
     state("awake", !call.sleep->asleep);
     state("weights_offloaded", level == 1);
@@ -398,7 +400,7 @@ void CallTruth::observe_finished(const Json& in, const Labels& engine) {
         std::pair{"inference_time", "vllm:request_inference_time_seconds"},
         std::pair{"decode_time", "vllm:request_decode_time_seconds"},
         std::pair{"mean_time_per_output_token", "vllm:request_time_per_output_token_seconds"}}) {
-    observe_value(name, engine, number(in, key));
+    if (const auto seconds = real(in, key)) observe_value(name, engine, *seconds);
   }
 }
 

@@ -55,6 +55,7 @@ class CallTruth {
   static std::string series(const std::string& name, const Labels& labels);
 
   CallsHeader header_;
+  std::vector<std::uint32_t> engines_;
   std::string server_;
   std::set<std::string> features_;
   // 64 bits of mantissa: estimated operations soon exceed those of a double.

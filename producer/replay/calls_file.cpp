@@ -106,10 +106,13 @@ bool CallsFile::next(Call& call) {
   call.line = line_;
   call.t_s = real(in, "t");
   call.engine = small(in, "engine");
+  call.has_engine = member(in, "engine") != nullptr;
   call.scheduler = object_or_null(in, "scheduler");
   call.iteration = object_or_null(in, "iteration");
   call.mm = object_or_null(in, "mm");
   if (const Json* sleep = member(in, "sleep")) call.sleep = parse_sleep(*sleep);
+  if (call.is_for_all() && (call.scheduler.is_object() || call.iteration.is_object()))
+    throw BadLine("sleep: without an engine it stands alone in its line");
   return true;
 }
 

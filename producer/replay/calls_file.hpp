@@ -25,12 +25,15 @@ struct Call {
   std::uint64_t line = 0;
   std::optional<double> t_s;  // When the call was made, in seconds of any clock.
   std::uint32_t engine = 0;
+  bool has_engine = false;
   Json scheduler, iteration, mm;  // Objects, or null.
   struct Sleep {
     bool asleep = false;
     int level = 0;
   };
   std::optional<Sleep> sleep;
+  // A change of sleep without an engine is every engine's, as in vLLM.
+  bool is_for_all() const { return sleep.has_value() && !has_engine; }
 };
 
 class CallsFile {

@@ -97,6 +97,7 @@ class Replay {
         file,
         [&](const Call& call) {
           const CallRecords records(call, header_, configured);
+          if (call.is_for_all()) return;
           const bool is_known = header_.engines.empty() || engines.count(call.engine) != 0;
           if (!is_known) {
             throw BadLine("engine " + std::to_string(call.engine) +
@@ -180,13 +181,17 @@ class Replay {
           // The survey skipped what must be skipped; a line that throws here throws before it
           // writes.
           CallRecords records(call, header_, features_);
-          if (!header_.engines.empty() && producers_.count(call.engine) == 0)
+          if (!header_.engines.empty() && !call.is_for_all() && producers_.count(call.engine) == 0)
             throw BadLine("engine is not among the header's");
           if (call.t_s && !first_s) first_s = *call.t_s;
           if (call.t_s) latest_s = std::max(0.0, *call.t_s - *first_s);
           if (!wait_until(began_ns, latest_s)) return;
-          records.write(producers_.at(call.engine),
-                        kClockStart_ns + static_cast<std::uint64_t>(latest_s * 1e9));
+          const std::uint64_t stamp = kClockStart_ns + static_cast<std::uint64_t>(latest_s * 1e9);
+          if (call.is_for_all()) {
+            for (auto& [engine, producer] : producers_) records.write(producer, stamp);
+          } else {
+            records.write(producers_.at(call.engine), stamp);
+          }
           truth_->observe(call);
           ++written_;
         },

@@ -275,7 +275,8 @@ class Generator:
 
     def call(self, index, engines):
         if index % 50 == 49:
-            return {"t": index * 0.05, "engine": index % engines, "sleep": [index // 50 % 2, 1 + index % 3]}
+            whose = {"engine": index % engines} if index % 100 == 49 else {}
+            return {"t": index * 0.05, **whose, "sleep": [index // 50 % 2, 1 + index % 3]}
         return {
             "t": index * 0.05,
             "engine": index % engines,

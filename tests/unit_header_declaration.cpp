@@ -32,7 +32,8 @@ std::string refusal(const std::vector<FieldSpec>& fields, const char* name = "sw
   return why.text;
 }
 
-std::string refusal_of(std::size_t index, void (*spoil)(FieldSpec&)) {
+template <class Change>
+std::string refusal_of(std::size_t index, Change spoil) {
   std::vector<FieldSpec> fields = good_fields();
   spoil(fields[index]);
   return refusal(fields);

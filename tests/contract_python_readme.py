@@ -31,12 +31,14 @@ class Readme(unittest.TestCase):
         program = f"\nprint({BREAK!r})\n".join(code for _, code, _ in snippets)
         shown = []
         for _, _, block in snippets:
-            lines = [line.removeprefix("    ") for line in block.splitlines() if line.startswith("    ") and line.strip()]
+            lines = [line[4:] for line in block.splitlines() if line.startswith("    ") and line.strip()]
             shown.append([line for line in lines if not line.startswith("$")])
         with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="rankbus-test-") as bus:
             environment = {name: text for name, text in os.environ.items() if not name.startswith("RANKBUS_")}
             environment |= {"RANKBUS_BUS": bus, "PYTHONPATH": PACKAGE, "PYTHONDONTWRITEBYTECODE": "1"}
-            done = subprocess.run([sys.executable, "-"], input=program, capture_output=True, text=True, env=environment, check=False)
+            done = subprocess.run(
+                [sys.executable, "-"], input=program, capture_output=True, text=True, env=environment, check=False
+            )
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(done.stderr, "")
         for expected, printed in zip(shown, done.stdout.split(BREAK + "\n"), strict=True):
@@ -51,7 +53,8 @@ class Readme(unittest.TestCase):
         self.assertEqual(rankbus.counter("a").type, "u64")
         self.assertEqual(rankbus.counter("a", unit="seconds").type, "f64")
         self.assertEqual(rankbus.gauge("a").type, "f64")
-        for unit, value in (("none", "f64"), ("seconds", "f64"), ("nanoseconds", "u64"), ("bytes", "u64"), ("tokens", "u64")):
+        defaults = {"none": "f64", "seconds": "f64", "nanoseconds": "u64", "bytes": "u64", "tokens": "u64"}
+        for unit, value in defaults.items():
             self.assertEqual(rankbus.distribution("a", bounds=[1], unit=unit).type, value)
 
     def test_PublicNames_AreTypedAndWhatTheExtensionHas(self):

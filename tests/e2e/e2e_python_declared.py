@@ -21,9 +21,11 @@ class Swap(rankbus.Record, name="my_swap", help="One swap of KV blocks"):
     duration_seconds = rankbus.distribution(
         "my_swap_seconds", bounds=[0.1, 1, 10], unit="seconds", by="direction", help="How long a swap took"
     )
-    wait_ns = rankbus.distribution("my_wait_seconds", bounds=[0.001, 0.01], native=(-12, 2), unit="nanoseconds", help="Wait")
+    wait_ns = rankbus.distribution(
+        "my_wait_seconds", bounds=[0.001, 0.01], native=(-12, 2), unit="nanoseconds", help="Wait"
+    )
     lengths = rankbus.distribution("my_lengths", bounds="model_length", unit="tokens", array=4, help="Lengths")
-    routed = rankbus.counter("my_routed_tokens_total", array=16, indexed_as="expert", reduction="each", help="By expert")
+    routed = rankbus.counter("my_routed_tokens_total", array=16, indexed_as="expert", reduction="each", help="Routed")
     direction = rankbus.label("direction", domain=["in", "out"])
     peer = rankbus.label("neighbour")
     request = rankbus.identifier()

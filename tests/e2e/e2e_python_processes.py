@@ -5,6 +5,7 @@ Method: 8 processes write 100,000 records in all while a real aggregator reads; 
 Replay: ctest --test-dir build/release -R e2e_python_processes -V
 """
 
+import functools
 import os
 import signal
 import threading
@@ -22,7 +23,7 @@ REASONS = ("stop", "length", "abort", "error", "repetition")
 
 def write(handle, records):
     for i in range(records):
-        handle(finished_reason=REASONS[i % 5], num_prompt_tokens=i % 11, num_generation_tokens=i % 7, e2e_latency_seconds=0.5)
+        handle(finished_reason=REASONS[i % 5], num_generation_tokens=i % 7, e2e_latency_seconds=0.5)
 
 
 SPAWNED = """
@@ -31,7 +32,7 @@ bus, engine, records = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 with rankbus.Producer(role="frontend", model="m", engine=engine, bus=bus) as producer:
     handle = producer.handle("finished_request")
     for i in range(records):
-        handle(finished_reason=("stop", "length", "abort", "error", "repetition")[i % 5], num_prompt_tokens=i % 11,
+        handle(finished_reason=("stop", "length", "abort", "error", "repetition")[i % 5],
                num_generation_tokens=i % 7, e2e_latency_seconds=0.5)
     assert producer.errors == producer.dropped == 0, producer.last_error
 """
@@ -46,6 +47,12 @@ print("written", flush=True)
 sys.stdout.close()
 import signal
 signal.pause()
+"""
+
+RUN_ID = """
+import json, os, sys, rankbus
+rankbus.Producer(role="worker", bus=sys.argv[1])
+print(json.dumps(os.environ["RANKBUS_RUN_ID"]))
 """
 
 
@@ -96,13 +103,13 @@ class Processes(unittest.TestCase):
             self.assertFalse(parent.inert)
             scrape = aggregator.scrape()
             for engine, processes in (("0", 2), ("1", 2), ("9", 4)):
+                value = functools.partial(scrape.value, engine=engine)
                 for side, reason in enumerate(REASONS):
                     expected = processes * len(range(side, EACH, 5))
-                    self.assertEqual(scrape.value("vllm:request_success_total", engine=engine, finished_reason=reason), expected)
-                self.assertEqual(
-                    scrape.value("vllm:request_generation_tokens_sum", engine=engine), processes * sum(i % 7 for i in range(EACH))
-                )
-                self.assertEqual(scrape.value("vllm:e2e_request_latency_seconds_count", engine=engine), processes * EACH)
+                    self.assertEqual(value("vllm:request_success_total", finished_reason=reason), expected)
+                tokens = processes * sum(i % 7 for i in range(EACH))
+                self.assertEqual(value("vllm:request_generation_tokens_sum"), tokens)
+                self.assertEqual(value("vllm:e2e_request_latency_seconds_count"), processes * EACH)
             self.assertEqual(scrape.total("vllm:request_success_total"), PROCESSES * EACH)
             self.assertEqual(scrape.total("rankbus_checkpoint_mismatches_total") or 0, 0)
 
@@ -142,7 +149,7 @@ class Processes(unittest.TestCase):
         self.assertEqual(process.stdout.readline(), "written\n")
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        found = {metric.name: metric for metric in rankbus.snapshot(self.bus) if metric.labels.get("model_name") == "killed"}
+        found = {m.name: m for m in rankbus.snapshot(self.bus) if m.labels.get("model_name") == "killed"}
         self.assertEqual(found["vllm:mm_cache_queries"].value, 15_000)
         self.assertEqual(found["vllm:mm_cache_hits"].value, 5000)
 
@@ -172,10 +179,9 @@ class Processes(unittest.TestCase):
         self.assertEqual(producer.errors, 0)
 
     def test_RunId_IsInheritedByProcessesStartedWithOsEnviron(self):
-        code = "import json, os, rankbus, sys; rankbus.Producer(bus=sys.argv[1], role='worker'); print(json.dumps(os.environ['RANKBUS_RUN_ID']))"
-        first = python_lib.run(code, self.bus)
+        first = python_lib.run(RUN_ID, self.bus)
         self.assertEqual(len(first), 32)
-        self.assertEqual(python_lib.run(code, self.bus, env={"RANKBUS_RUN_ID": first}), first)
+        self.assertEqual(python_lib.run(RUN_ID, self.bus, env={"RANKBUS_RUN_ID": first}), first)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Method: tensor-parallel matrix multiplications on two CPU processes, whose parti
 Replay: ctest --test-dir build/release -R e2e_python_torch -V
 """
 
+import functools
 import json
 import unittest
 
@@ -53,8 +54,8 @@ for step in range(steps):
     ready = now()
     ns = (ready - entered) * 10**9 // producer.ticks_per_second
     forward_ns, padded = forward_ns + ns, padded + step % 3
-    worker_step(stamp=dequeued, entered=entered, launched=ready, output_ready=ready, step=step, dummy=int(step % 10 == 0),
-                padded_tokens=torch.tensor(step % 3).item(), forward_ns=ns)
+    worker_step(stamp=dequeued, entered=entered, launched=ready, output_ready=ready, step=step,
+                dummy=int(step % 10 == 0), padded_tokens=torch.tensor(step % 3).item(), forward_ns=ns)
 assert producer.errors == producer.dropped == 0
 distributed.barrier()
 print(json.dumps({"forward_ns": forward_ns, "padded": padded, "segment": producer.segment_name}), flush=True)
@@ -86,11 +87,12 @@ class RealCollectives(unittest.TestCase):
             for process in ranks:
                 python_lib.finish(process)  # Closes its input first.
         for rank, truth in enumerate(told):
-            value = lambda name, **labels: scrape.value(name, role="worker", rank=str(rank), **labels)  # noqa: E731, B023
+            value = functools.partial(scrape.value, role="worker", rank=str(rank))
             self.assertEqual(value("rankbus_steps_total"), STEPS)
             self.assertEqual(value("rankbus_dummy_steps_total"), STEPS // 10)
             self.assertEqual(value("rankbus_padded_tokens_total"), truth["padded"])
-            self.assertAlmostEqual(value("rankbus_rank_busy_seconds_total", phase="forward"), truth["forward_ns"] / 1e9, 9)
+            busy = value("rankbus_rank_busy_seconds_total", phase="forward")
+            self.assertAlmostEqual(busy, truth["forward_ns"] / 1e9, 9)
             self.assertEqual(value("rankbus_records_total", stream="worker_step"), STEPS)
             self.assertEqual(value("rankbus_records_total", stream="collective"), STEPS * LAYERS)
             self.assertTrue(truth["segment"].startswith(f"worker-0-{rank}."))

@@ -1,6 +1,6 @@
 # Labels: release-only
-"""Goal:   `pip install ./producer/python` works offline and gives everything: the producer for each Python from 3.10 on,
-        the reader for this one, types, entry points for vLLM.
+"""Goal:   `pip install ./producer/python` works offline and gives everything: the producer for each Python from 3.10
+        on, the reader for this one, types, entry points for vLLM.
 Method: a copy of the sources installed into a folder of its own, then used by this Python and by every other one found.
 Replay: ctest --test-dir build/release -R long_python_install -V
 """

@@ -18,7 +18,8 @@ os.environ["RANKBUS_QUIET"] = "1"  # Inert producers are part of what is tested.
 
 
 def environment(extra=None):
-    return lib.clean_environment({"PYTHONPATH": PACKAGE, "PYTHONDONTWRITEBYTECODE": "1", "RANKBUS_QUIET": "1"} | (extra or {}))
+    ours = {"PYTHONPATH": PACKAGE, "PYTHONDONTWRITEBYTECODE": "1", "RANKBUS_QUIET": "1"}
+    return lib.clean_environment(ours | (extra or {}))
 
 
 def start(code, *arguments, env=None, stdin=False):

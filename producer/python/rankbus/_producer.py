@@ -93,7 +93,7 @@ class Producer:
                 raise KeyError
         except KeyError:
             names = ", ".join(self._native.record_names)
-            raise KeyError(f"record type {record!r} was not declared when the producer was opened; declared: {names}") from None
+            raise KeyError(f"record type {record!r} was not declared at open; declared: {names}") from None
         self._handles[record] = made
         return made
 
@@ -143,7 +143,7 @@ class Producer:
         return self._native.ticks_per_second
 
     def reopen(self) -> None:
-        """Opens a new segment with the same options in this process, for example after a fork. Handles go on working."""
+        """Opens a new segment with the same options in this process, for example after a fork. Handles go on."""
         self._native.reopen()
         _export_run_id()
 
@@ -171,7 +171,7 @@ def _type_of(record: type[Record]) -> _native.RecordType:
     try:
         return record.__rankbus_type__
     except AttributeError:
-        raise TypeError(f"{record!r} is neither a built-in record type's name nor a class derived from rankbus.Record") from None
+        raise TypeError(f"{record!r} is neither a built-in type's name nor a class made of rankbus.Record") from None
 
 
 def _export_run_id() -> None:

@@ -76,7 +76,7 @@ def _capacity(array: int) -> int:
     if array == 0:
         return 1
     if array < 2:
-        raise ValueError(f"array={array}: an array has room for at least 2 elements in a slot; more continue in further slots")
+        raise ValueError(f"array={array}: a slot has room for at least 2 elements; more continue in further slots")
     return array
 
 

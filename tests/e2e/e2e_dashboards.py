@@ -14,14 +14,12 @@ import math
 import os
 import pathlib
 import re
-import shutil
 import signal
 import subprocess
 import tempfile
 import unittest
 import urllib.parse
 
-import compare_truth
 import e2e_prometheus
 import lib
 

@@ -291,20 +291,28 @@ bool SegmentReader::follow(StreamState& stream, std::uint64_t published, bool wr
   return true;
 }
 
-// Long texts come in parts, which follow each other; parts without their beginning are no text.
+// Long texts come in parts, one behind the other, and end with a NUL. Until then the former text
+// stands; parts without their beginning, or longer than any text, are none.
 void SegmentReader::take_info(StreamState& stream, const Sample& sample) {
-  const std::size_t words = sample.count(stream.schema.info_field);
   if (sample.part() == 0) {
-    stream.info.clear();
-    stream.info_stamp = sample.raw(0);
-  } else if (stream.info.empty() || stream.info.size() > bus::kMaxInfoBytes) {
-    return;
+    stream.info_parts.clear();
+    stream.info_next = 0;
   }
+  if (sample.part() != stream.info_next || stream.info_parts.size() > bus::kMaxInfoBytes) return;
+  ++stream.info_next;
+  const std::size_t words = sample.count(stream.schema.info_field);
   for (std::size_t i = 0; i < words; ++i) {
     const std::uint64_t word = sample.element(stream.schema.info_field, i);
     char bytes[sizeof word];
     std::memcpy(bytes, &word, sizeof word);
-    stream.info.append(bytes, strnlen(bytes, sizeof bytes));
+    const std::size_t length = strnlen(bytes, sizeof bytes);
+    stream.info_parts.append(bytes, length);
+    if (length == sizeof bytes) continue;
+    stream.info = std::move(stream.info_parts);
+    stream.info_parts.clear();
+    stream.info_stamp = sample.raw(0);
+    stream.info_next = ~std::uint64_t{0};
+    return;
   }
 }
 

@@ -67,7 +67,9 @@ struct StreamState {
   std::uint64_t skipped = 0;      // Checkpoints passed without comparing, after a loss.
   std::uint64_t mismatches = 0;   // Checkpoints that disagreed. Must be 0.
   std::array<std::uint64_t, 2> checkpoint_seen = {};  // Their record counts, once dealt with.
-  std::string info;              // Newest text of its info field; empty: none was seen.
+  std::string info;              // Newest whole text of its info field; empty: none was seen.
+  std::string info_parts;        // Of one that is not whole yet ...
+  std::uint64_t info_next = 0;   // ... the part that must come next.
   std::uint64_t info_stamp = 0;  // Ticks of the record that it came with.
 };
 

@@ -65,10 +65,11 @@ class InfoText {
     is_cut_ = true;
   }
   bool is_cut() const noexcept { return is_cut_; }
-  // Valid as long as this text.
+  // Valid as long as this text. A NUL ends it, by which a reader knows that all parts have come.
   Values<std::uint64_t> words() noexcept {
-    for (std::size_t i = size_; i % 8 != 0; ++i) text_[i] = '\0';
-    return {reinterpret_cast<const std::uint64_t*>(text_), (size_ + 7) / 8};
+    const std::size_t count = size_ / 8 + 1;
+    for (std::size_t i = size_; i < 8 * count; ++i) text_[i] = '\0';
+    return {reinterpret_cast<const std::uint64_t*>(text_), count};
   }
 
  private:
@@ -76,7 +77,7 @@ class InfoText {
     if (size_ < kMaxBytes) text_[size_] = c;
     ++size_;
   }
-  alignas(8) char text_[kMaxBytes] = {};
+  alignas(8) char text_[kMaxBytes + 8] = {};
   std::size_t size_ = 0;
   bool is_cut_ = false;
 };

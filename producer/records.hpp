@@ -265,12 +265,12 @@ enum class FinishedReason : std::uint16_t { stop = 1, length, abort, error, repe
 
 #define RANKBUS_LORA_STATE_ROWS(FIELD, OPTIONAL, ARRAY)                                                \
   FIELD(std::uint64_t, stamp, stamp(), "When the step reported it")                                    \
-  ARRAY(std::uint64_t, 64, adapters, info("vllm:lora_requests_info").in(Unit::seconds),                \
+  ARRAY(std::uint64_t, 32, adapters, info("vllm:lora_requests_info").in(Unit::seconds),                \
         "When this combination of LoRA adapters was last reported, seconds since the epoch; only the present one is shown")
 
 #define RANKBUS_CACHE_CONFIG_ROWS(FIELD, OPTIONAL, ARRAY)                                              \
   FIELD(std::uint64_t, stamp, stamp(), "When the engine had started")                                  \
-  ARRAY(std::uint64_t, 256, config, info("vllm:cache_config_info"),                                    \
+  ARRAY(std::uint64_t, 32, config, info("vllm:cache_config_info"),                                    \
         "1; the configuration of the engine's KV cache")
 
 #define RANKBUS_SPEC_DECODING_ROWS(FIELD, OPTIONAL, ARRAY)                                             \
@@ -331,7 +331,7 @@ enum class FinishedReason : std::uint16_t { stop = 1, length, abort, error, repe
 
 #define RANKBUS_CUDA_GRAPH_CONFIG_ROWS(FIELD, OPTIONAL, ARRAY)                                         \
   FIELD(std::uint64_t, stamp, stamp(), "When the engine had started")                                  \
-  ARRAY(std::uint64_t, 256, config, info("rankbus_cudagraph_config_info"),                             \
+  ARRAY(std::uint64_t, 32, config, info("rankbus_cudagraph_config_info"),                             \
         "1; the configured CUDA graph mode and capture sizes")
 
 #define RANKBUS_ITERATION_DETAILS_ROWS(FIELD, OPTIONAL, ARRAY)                                         \
@@ -473,7 +473,7 @@ enum class FinishedReason : std::uint16_t { stop = 1, length, abort, error, repe
 
 #define RANKBUS_OFFLOADING_CONFIG_ROWS(FIELD, OPTIONAL, ARRAY)                                         \
   FIELD(std::uint64_t, stamp, stamp(), "When the connector had started")                               \
-  ARRAY(std::uint64_t, 256, config, info("vllm:kv_offload_config_info"),                               \
+  ARRAY(std::uint64_t, 32, config, info("vllm:kv_offload_config_info"),                               \
         "1; the configuration of KV cache offloading")
 
 #define RANKBUS_HISPARSE_ROWS(FIELD, OPTIONAL, ARRAY)                                                  \
@@ -506,7 +506,7 @@ RANKBUS_RECORD(CorruptedRequests, "corrupted_requests", 1, "Finished requests wi
                RANKBUS_CORRUPTED_REQUESTS_ROWS)
 RANKBUS_RECORD(KvBlockEviction, "kv_block_eviction", 4, "The eviction of one sampled KV block",
                RANKBUS_KV_BLOCK_EVICTION_ROWS)
-RANKBUS_RECORD(SpecDecoding, "spec_decoding", 4, "Speculative decoding of one engine step",
+RANKBUS_RECORD(SpecDecoding, "spec_decoding", 10, "Speculative decoding of one engine step",
                RANKBUS_SPEC_DECODING_ROWS)
 RANKBUS_RECORD(DiffusionDecoding, "diffusion_decoding", 4, "Diffusion decoding of one engine step",
                RANKBUS_DIFFUSION_DECODING_ROWS)

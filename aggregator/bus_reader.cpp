@@ -278,6 +278,7 @@ void BusReader::attach(std::vector<std::unique_ptr<SegmentReader>> found, double
     segment.who = identify(reader->header());
     segment.attached_s = segment.active_s = now_s;
     segment.reader = std::move(reader);
+    segment.began_here = segment.reader->header().anchor_monotonic_ns >= opened_ns_;
     IdentityState& state = identities_[segment.who];
     const bus::SegmentHeader& header = segment.reader->header();
     if (state.began_ns == 0) {

@@ -51,6 +51,7 @@ struct LiveSegment {
   std::unique_ptr<SegmentReader> reader;
   Identity who;
   double attached_s = 0;        // CLOCK_MONOTONIC.
+  bool began_here = false;      // It was opened after this reader.
   double active_s = 0;          // When the newest record was noticed.
   double liveness_asked_s = 0;  // When the lock was looked at last.
   std::string quarantine;  // Reason, once it contradicted itself: read no more, kept for people.

@@ -113,6 +113,10 @@ const SampleFeed::Use& SampleFeed::find_use(const LiveSegment& segment,
 
 void SampleFeed::observe(const LiveSegment& segment, const Sample& sample) {
   const Use& use = find_use(segment, sample.stream);
+  // What happened before anybody looked fills the windows, but belongs to no interval of a log.
+  const bool is_of_window =
+      use.purpose == Purpose::scheduler_step || use.purpose == Purpose::multimodal_cache;
+  if (sample.is_history && !segment.began_here && !is_of_window) return;
   switch (use.purpose) {
     case Purpose::none:
       return;

@@ -89,8 +89,14 @@ Result<std::unique_ptr<SegmentReader>> SegmentReader::open_untrusted(int directo
   for (std::size_t s = 0; s < reader->streams_.size(); ++s) {
     StreamState& state = reader->streams_[s];
     reader->begin(state, static_cast<std::uint32_t>(s), writer_is_dead);
-    state.first_position = state.position;
+    state.first_position = state.history_from = state.position;
     state.lost_lapped = state.skipped = 0;
+    if (state.totals.empty()) continue;
+    const Word published =
+        bus::ProcessMemory().load_published(reader->word_at(reader->header_.activity_offset) + s);
+    // Of a living writer, the older half of the ring is about to be overwritten.
+    const std::uint64_t kept = writer_is_dead ? state.schema.capacity : state.schema.capacity / 2;
+    state.history_from = std::min(state.position, published > kept ? published - kept : 0);
   }
   return reader;
 }
@@ -291,6 +297,25 @@ bool SegmentReader::follow(StreamState& stream, std::uint64_t published, bool wr
   return true;
 }
 
+// Totals begin at a checkpoint; windows and percentiles know only what they are shown, so they get
+// the samples before it, as far as the ring still has them.
+void SegmentReader::show_history(StreamState& stream, bool writer_is_dead,
+                                 const SampleSink& sink) const {
+  const bus::ProcessMemory memory;
+  const StreamSchema& schema = stream.schema;
+  std::vector<Word> copy(schema.plan.payload_words);
+  for (; stream.history_from < stream.first_position; ++stream.history_from) {
+    const Word* slot = word_at(schema.slots_offset +
+                               (stream.history_from & (schema.capacity - 1)) * schema.slot_bytes);
+    const SlotOutcome outcome = bus::read_slot(memory, slot, stream.history_from, schema.capacity,
+                                               copy.data(), copy.size(), writer_is_dead);
+    if (outcome != SlotOutcome::whole || !sink) continue;
+    Sample sample{schema, reinterpret_cast<const unsigned char*>(copy.data()), stream.history_from};
+    sample.is_history = true;
+    sink(sample);
+  }
+}
+
 // Long texts come in parts, one behind the other, and end with a NUL. Until then the former text
 // stands; parts without their beginning, or longer than any text, are none.
 void SegmentReader::take_info(StreamState& stream, const Sample& sample) {
@@ -343,6 +368,7 @@ bool SegmentReader::poll(bool writer_is_dead, const SampleSink& sink) {
       break;
     }
     if (lies_ahead(stream, published, writer_is_dead)) break;
+    if (stream.history_from < stream.first_position) show_history(stream, writer_is_dead, sink);
     const bool pending = stream.position < published;
     stream.published = published;
     if (pending || writer_is_dead)

@@ -29,6 +29,8 @@ struct Sample {
   const StreamSchema& stream;
   const unsigned char* payload;
   std::uint64_t number;
+  // Written before the reader's totals begin: still in the ring when it came, and folded by nobody.
+  bool is_history = false;
   // Elements of an array, at most its capacity; continued by the samples whose part is not 0.
   std::size_t count(int field) const {
     const bus::FieldPlan& plan = stream.plan.fields[field];
@@ -61,11 +63,12 @@ struct StreamState {
   std::uint64_t published = 0;    // As last seen.
   std::uint64_t first_position =
       0;  // Where reading began; samples before it were never this reader's.
-  std::uint64_t lost_lapped = 0;  // Samples overwritten before they were read.
-  std::uint64_t abandoned = 0;    // Records that the writer died in; 0 or 1.
-  std::uint64_t verified = 0;     // Checkpoints that agreed, bit for bit.
-  std::uint64_t skipped = 0;      // Checkpoints passed without comparing, after a loss.
-  std::uint64_t mismatches = 0;   // Checkpoints that disagreed. Must be 0.
+  std::uint64_t history_from = 0;  // Samples from here to `first_position` are yet to be shown.
+  std::uint64_t lost_lapped = 0;   // Samples overwritten before they were read.
+  std::uint64_t abandoned = 0;     // Records that the writer died in; 0 or 1.
+  std::uint64_t verified = 0;      // Checkpoints that agreed, bit for bit.
+  std::uint64_t skipped = 0;       // Checkpoints passed without comparing, after a loss.
+  std::uint64_t mismatches = 0;    // Checkpoints that disagreed. Must be 0.
   std::array<std::uint64_t, 2> checkpoint_seen = {};  // Their record counts, once dealt with.
   std::string info;              // Newest whole text of its info field; empty: none was seen.
   std::string info_parts;        // Of one that is not whole yet ...
@@ -110,6 +113,7 @@ class SegmentReader {
               const SampleSink& sink);
   void begin(StreamState& stream, std::uint32_t index, bool writer_is_dead);
   bool take_checkpoint(StreamState& stream, int which, std::vector<bus::Word>& body);
+  void show_history(StreamState& stream, bool writer_is_dead, const SampleSink& sink) const;
   static void take_info(StreamState& stream, const Sample& sample);
   bool lies_ahead(const StreamState& stream, std::uint64_t published, bool writer_is_dead);
   bool restart_from_checkpoint(StreamState& stream, std::uint64_t published);

@@ -256,6 +256,7 @@ inline void Producer::attach_streams(const bus::SegmentPlan& plan) noexcept {
     stream.checkpoint_every = stream.checkpoint_at = place.capacity / 4;
     stream.published = reinterpret_cast<bus::Word*>(segment_ + bus::kActivityOffset) + s;
     stream.plan = plan.streams[s];
+    stream.checkpoint_stamp = now();
     stream.older = 1;  // The first of the two was written when the segment was made.
     if (stream.plan->body_words == 0) continue;
     bus::clear_totals(*stream.plan, stream.body);

@@ -133,7 +133,7 @@
 //       88     4  count_offset        creator   of its 16-bit count in the payload, else kNoOffset
 //       92     4  by_labels           creator   bit i: split by the stream's i-th label field
 //       96     4  totals_offset       creator   words into the checkpoint's body, else kNoOffset
-//      100     4  index_count         creator   totals by index: series from the start, plus 1; else 0
+//      100     4  index_count         creator   of totals by index: series at first, plus 1
 //   END
 #pragma once
 

@@ -24,9 +24,9 @@ struct FieldPlan {
   std::uint32_t count_offset = kNoOffset;   // Arrays: bytes to the 16-bit count.
   std::uint32_t totals_offset = kNoOffset;  // Words from the start of the body.
   std::uint32_t row_words = 0;              // Words of totals per label row.
-  std::uint32_t by_labels = 0;  // Bit i: the stream's i-th label field splits it.
-  bool indexed = false;         // An array with a total for each index, and one for those beyond.
-  const CellTable* table = nullptr;         // Distributions.
+  std::uint32_t by_labels = 0;              // Bit i: the stream's i-th label field splits it.
+  bool indexed = false;  // An array with a total for each index, and one for those beyond.
+  const CellTable* table = nullptr;  // Distributions.
 };
 
 struct StreamPlan {
@@ -233,8 +233,7 @@ inline void fold_payload(const StreamPlan& plan, const Word* payload_words, Word
       continue;
     }
     if (field.row_words == 0) continue;
-    Word* total =
-        body + field.totals_offset + (field.by_labels != 0 ? row : 0) * field.row_words;
+    Word* total = body + field.totals_offset + (field.by_labels != 0 ? row : 0) * field.row_words;
     if (field.capacity == 1) {
       if (!continues)
         fold_value(body, total, field, raw_of(payload, field.slot_offset, field.type));

@@ -28,16 +28,16 @@ inline constexpr double kStepValues[] = {0.001, 0.0025, 0.005, 0.0075, 0.01,  0.
                                          0.02,  0.03,   0.04,  0.05,   0.075, 0.1,
                                          0.15,  0.2,    0.3,   0.5,    1.0,   2.5};
 
-inline constexpr double kResidencyValues[] = {0.001, 0.002, 0.005, 0.01, 0.02, 0.05,  0.1,
-                                              0.2,   0.5,   1.0,   2.0,  5.0,  10.0,  20.0,
+inline constexpr double kResidencyValues[] = {0.001, 0.002, 0.005, 0.01,  0.02,  0.05,   0.1,
+                                              0.2,   0.5,   1.0,   2.0,   5.0,   10.0,   20.0,
                                               30.0,  60.0,  120.0, 300.0, 600.0, 1200.0, 1800.0};
 inline constexpr double kTransferTimeValues[] = {0.005, 0.01, 0.025, 0.05, 0.075, 0.1,
                                                  0.2,   0.3,  0.5,   0.75, 1.0,   5.0};
 inline constexpr double kPostTimeValues[] = {0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1,
                                              0.2,   0.3,   0.5,  0.75,  1.0,  5.0};
 inline constexpr double kTransferBytesValues[] = {
-    2048.0,     8192.0,      32768.0,     131072.0,     524288.0,     2097152.0,
-    8388608.0,  33554432.0,  134217728.0, 536870912.0,  2147483648.0, 8589934592.0};
+    2048.0,    8192.0,     32768.0,     131072.0,    524288.0,     2097152.0,
+    8388608.0, 33554432.0, 134217728.0, 536870912.0, 2147483648.0, 8589934592.0};
 inline constexpr double kDescriptorsValues[] = {10,  20,   30,   50,   75,    100,   200,
                                                 400, 1000, 2000, 4000, 10000, 20000, 50000};
 inline constexpr double kOffloadBytesValues[] = {1e6, 5e6, 1e7, 2e7,   4e7,
@@ -606,9 +606,10 @@ inline void derive(CudaGraph& record) noexcept {
   record.replays = record.captured != 0 ? 0 : 1;
   record.captures = record.captured != 0 ? 1 : 0;
   record.replayed_tokens = record.captured != 0 ? 0 : record.num_unpadded_tokens;
-  record.num_paddings = record.captured != 0 || record.num_padded_tokens < record.num_unpadded_tokens
-                            ? 0
-                            : record.num_padded_tokens - record.num_unpadded_tokens;
+  record.num_paddings =
+      record.captured != 0 || record.num_padded_tokens < record.num_unpadded_tokens
+          ? 0
+          : record.num_padded_tokens - record.num_unpadded_tokens;
 }
 inline void derive(MooncakeStoreOperation& record) noexcept {
   record.operations = 1;

@@ -179,13 +179,14 @@ void expect_split_equals_whole(std::uint64_t seed, std::uint64_t calls) {
 // Not of types with running totals, which are sums of one writer's own.
 template <class T>
 class Splits : public testing::Test {};
-using Types = testing::Types<
-    rankbus::SchedulerStep, rankbus::IterationStats, rankbus::FinishedRequest,
-    rankbus::MultimodalCache, rankbus::SleepState, rankbus::WorkerStep, rankbus::CorruptedRequests,
-    rankbus::KvBlockEviction, rankbus::SpecDecoding, rankbus::DiffusionDecoding, rankbus::PerfStats,
-    rankbus::CudaGraph, rankbus::NixlTransfer, rankbus::MoriioTransfer, rankbus::MooncakeTransfer,
-    rankbus::MooncakeStoreOperation, rankbus::Offloading, rankbus::OffloadingCpu,
-    rankbus::OffloadingSkipped, rankbus::OffloadingLookup, rankbus::HiSparse>;
+using Types =
+    testing::Types<rankbus::SchedulerStep, rankbus::IterationStats, rankbus::FinishedRequest,
+                   rankbus::MultimodalCache, rankbus::SleepState, rankbus::WorkerStep,
+                   rankbus::CorruptedRequests, rankbus::KvBlockEviction, rankbus::SpecDecoding,
+                   rankbus::DiffusionDecoding, rankbus::PerfStats, rankbus::CudaGraph,
+                   rankbus::NixlTransfer, rankbus::MoriioTransfer, rankbus::MooncakeTransfer,
+                   rankbus::MooncakeStoreOperation, rankbus::Offloading, rankbus::OffloadingCpu,
+                   rankbus::OffloadingSkipped, rankbus::OffloadingLookup, rankbus::HiSparse>;
 TYPED_TEST_SUITE(Splits, Types);
 
 TYPED_TEST(Splits, AnySplit_ReducesToTheSame) {

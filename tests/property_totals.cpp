@@ -73,16 +73,17 @@ void expect_model(const Shape& shape, std::uint64_t seed) {
 
 template <class T>
 class Totals : public testing::Test {};
-using Types = testing::Types<
-    rankbus::SchedulerStep, rankbus::IterationStats, rankbus::FinishedRequest,
-    rankbus::MultimodalCache, rankbus::SleepState, rankbus::WorkerStep, rankbus::Collective,
-    rankbus::CorruptedRequests, rankbus::KvBlockEviction, rankbus::SpecDecoding,
-    rankbus::DiffusionDecoding, rankbus::PerfStats, rankbus::CudaGraph, rankbus::CudaGraphConfig,
-    rankbus::IterationDetails, rankbus::LoraState, rankbus::CacheConfig, rankbus::NixlTransfer,
-    rankbus::MoriioTransfer, rankbus::MooncakeTransfer, rankbus::MooncakeStoreOperation,
-    rankbus::Offloading, rankbus::OffloadingCpu, rankbus::OffloadingSkipped,
-    rankbus::OffloadingLookup, rankbus::OffloadingConfig, rankbus::HiSparse, llm_engine::Swap,
-    llm_engine::Tile>;
+using Types =
+    testing::Types<rankbus::SchedulerStep, rankbus::IterationStats, rankbus::FinishedRequest,
+                   rankbus::MultimodalCache, rankbus::SleepState, rankbus::WorkerStep,
+                   rankbus::Collective, rankbus::CorruptedRequests, rankbus::KvBlockEviction,
+                   rankbus::SpecDecoding, rankbus::DiffusionDecoding, rankbus::PerfStats,
+                   rankbus::CudaGraph, rankbus::CudaGraphConfig, rankbus::IterationDetails,
+                   rankbus::LoraState, rankbus::CacheConfig, rankbus::NixlTransfer,
+                   rankbus::MoriioTransfer, rankbus::MooncakeTransfer,
+                   rankbus::MooncakeStoreOperation, rankbus::Offloading, rankbus::OffloadingCpu,
+                   rankbus::OffloadingSkipped, rankbus::OffloadingLookup, rankbus::OffloadingConfig,
+                   rankbus::HiSparse, llm_engine::Swap, llm_engine::Tile>;
 TYPED_TEST_SUITE(Totals, Types);
 
 TYPED_TEST(Totals, HostileValues_ProducerReadersAndModelAgreeBitForBit) {

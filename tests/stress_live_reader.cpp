@@ -193,14 +193,18 @@ TEST(LiveReader, AttachesAtFullSpeed_TotalsAreExactFromTheFirstPoll) {
     EXPECT_GE(began + stream.schema.capacity, before) << "not from the newest checkpoint";
     ASSERT_TRUE(is_tally_of(stream, began));
     std::uint64_t samples = 0;
+    std::uint64_t history = 0;
     reader->poll(false, [&](const Sample& sample) {
-      ++samples;
+      // What the ring still holds from before the checkpoint is shown first, and folded by nobody.
+      ++(sample.is_history ? history : samples);
+      EXPECT_EQ(sample.number < began, sample.is_history);
       EXPECT_EQ(sample.raw(0), sample.number + 1);
       EXPECT_EQ(sample.raw(2), sample.number);
     });
     ASSERT_EQ(reader->error(), "");
     EXPECT_EQ(stream.first_position, began);
     EXPECT_EQ(samples + stream.lost_lapped, stream.position - began);
+    EXPECT_LE(history, stream.schema.capacity / 2);
     ASSERT_TRUE(is_tally_of(stream, stream.position));
   }
 }

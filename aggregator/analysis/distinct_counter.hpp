@@ -15,6 +15,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <limits>
 #include <rankbus/aggregator/accumulates.hpp>
 #include <stdexcept>

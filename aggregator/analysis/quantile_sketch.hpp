@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <rankbus/aggregator/accumulates.hpp>
 #include <rankbus/aggregator/reduced_stats.hpp>
 #include <stdexcept>
@@ -136,7 +137,7 @@ class QuantileSketch {
 
   static constexpr std::size_t bucket_of(std::uint64_t value) {
     if (value < kExact) return static_cast<std::size_t>(value);
-    const int exponent = std::bit_width(value) - 1;
+    const auto exponent = static_cast<int>(std::bit_width(value)) - 1;
     return kExact + static_cast<std::size_t>(exponent - 7) * kPerOctave +
            static_cast<std::size_t>((value >> (exponent - 6)) - kPerOctave);
   }

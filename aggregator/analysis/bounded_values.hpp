@@ -74,9 +74,12 @@ class NamedCounts {
   }
 
   bool is_empty() const { return counts_.empty(); }
-  // Sorted by name; `other` is told apart and has no name that could be an adapter's own.
-  const std::map<std::string, std::uint64_t, std::less<>>& by_name() const { return counts_; }
-  std::uint64_t other() const { return other_; }
+  // Sorted by name, with `other` among them where it counts anything.
+  std::map<std::string, std::uint64_t, std::less<>> by_name() const {
+    auto all = counts_;
+    if (other_ > 0) add_saturating(all["other"], other_);
+    return all;
+  }
   std::uint64_t sum() const {
     std::uint64_t total = other_;
     for (const auto& [name, count] : counts_) add_saturating(total, count);

@@ -9,6 +9,8 @@ namespace {
 // hold seconds; a fifth of one also finds new processes before they have written much.
 constexpr double kBusyPoll_s = 0.02;
 constexpr double kIdlePoll_s = 0.2;
+// Alerts are looked for in every snapshot; this often there is one.
+constexpr double kLookForAlertsEvery_s = 5;
 
 double monotonic_s() {
   return static_cast<double>(bus::monotonic_ns()) * 1e-9;
@@ -24,6 +26,7 @@ Snapshot make_snapshot(const BusReader& bus, const SampleFeed& feed, const TickC
   FamilyBuilder families;
   const ValuesByIdentity values = collect_values(bus);
   reduce_records(bus, values, now_s, options, families);
+  add_goodput(bus, feed, families);
   families.set_created(process_start_s());
   add_self_metrics(bus, clock, now_s, options, families);
   snapshot.families = families.take();
@@ -32,7 +35,10 @@ Snapshot make_snapshot(const BusReader& bus, const SampleFeed& feed, const TickC
 }
 
 Aggregator::Aggregator(const AggregatorOptions& options, Periodic periodic)
-    : options_(options), periodic_(std::move(periodic)) {}
+    : options_(options),
+      periodic_(std::move(periodic)),
+      feed_(options.slo),
+      watch_(options.alerts) {}
 
 Result<std::unique_ptr<Aggregator>> Aggregator::open(const AggregatorOptions& options,
                                                      BusReader::Warn warn, Periodic periodic) {
@@ -87,7 +93,7 @@ void Aggregator::read_loop() {
     if (changed) feed_.forget_dead(*bus_);
     std::shared_ptr<const Snapshot> made;
     const bool tells_iterations = feed_.has_iterations();
-    if (asked || interval_is_over || changed || tells_iterations || passes_ == 1)
+    if (asked || interval_is_over || changed || tells_iterations || pass_s_ >= next_look_s_)
       made = make_snapshot();
     lock.lock();
     if (made) latest_ = made;
@@ -96,7 +102,8 @@ void Aggregator::read_loop() {
       snapshot_made_.notify_all();
     }
     lock.unlock();
-    if (interval_is_over || changed || tells_iterations) hand_to_log(interval_is_over);
+    if (interval_is_over || changed || tells_iterations || !alert_notes_.empty())
+      hand_to_log(interval_is_over);
     lock.lock();
     const double until_log = options_.log_interval_s > 0 ? next_log_s_ - monotonic_s() : poll_s_;
     wake_reader_.wait_for(lock, std::chrono::duration<double>(std::clamp(until_log, 0.0, poll_s_)),
@@ -126,9 +133,27 @@ std::shared_ptr<const Snapshot> Aggregator::make_snapshot() {
   // Not a later time: by it, who lived in this pass would already be gone for a moment.
   Snapshot snapshot = rankbus::make_snapshot(*bus_, feed_, clock_, pass_s_, options_.reduce);
   snapshot.pass = passes_;
+  look_for_alerts(snapshot.families);
   options_.dialect.apply(snapshot.families);
   if (options_.reduce.created_series) add_created_series(snapshot.families);
   return std::make_shared<const Snapshot>(std::move(snapshot));
+}
+
+// Alerts are looked for in the records' own names, before the dialect.
+void Aggregator::look_for_alerts(std::vector<Family>& families) {
+  next_look_s_ = pass_s_ + kLookForAlertsEvery_s;
+  board_.begin(pass_s_);
+  watch_.look(families, pass_s_, board_);
+  for (const AlertChange& change : board_.end()) {
+    alert_notes_.push_back({change.alert.name, alert_level_name(change.alert.level),
+                            change.alert.message, change.is_over, change.held_s});
+  }
+  FamilyBuilder builder;
+  builder.set_created(process_start_s());
+  board_.add_families(builder);
+  for (Family& family : builder.take()) families.push_back(std::move(family));
+  std::sort(families.begin(), families.end(),
+            [](const Family& a, const Family& b) { return a.name < b.name; });
 }
 
 // A log that cannot keep up misses intervals; its rates then cover the longer time. What only
@@ -143,6 +168,7 @@ void Aggregator::hand_to_log(bool interval_is_over) {
   snapshot->engines = latest_->engines;
   if (interval_is_over) snapshot->intervals = feed_.take_interval(*bus_);
   snapshot->iterations = feed_.take_iterations();
+  snapshot->alerts = std::exchange(alert_notes_, {});
   if (for_log_.push(ForLog{std::move(snapshot), interval_is_over})) log_work_.release();
 }
 

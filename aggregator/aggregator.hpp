@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <rankbus/aggregator/alerts.hpp>
 #include <rankbus/aggregator/dialect.hpp>
 #include <rankbus/aggregator/reduce.hpp>
 #include <semaphore>
@@ -23,7 +24,9 @@ namespace rankbus {
 struct AggregatorOptions {
   BusOptions bus;
   ReduceOptions reduce;
-  Dialect dialect;             // Names of the families that exporters see.
+  Dialect dialect;  // Names of the families that exporters see.
+  SloLimits slo;
+  std::vector<AlertRule> alerts;
   double log_interval_s = 10;  // 0: no periodic snapshots for the log.
 };
 
@@ -68,6 +71,7 @@ class Aggregator {
   void log_loop();
   void one_pass(bool fresh);
   std::shared_ptr<const Snapshot> make_snapshot();
+  void look_for_alerts(std::vector<Family>& families);
   void hand_to_log(bool interval_is_over);
 
   AggregatorOptions options_;
@@ -77,6 +81,10 @@ class Aggregator {
   std::unique_ptr<BusReader> bus_;
   TickClock clock_;
   SampleFeed feed_;
+  AlertWatch watch_;
+  AlertBoard board_;
+  std::vector<AlertNote> alert_notes_;  // Not yet handed to the log.
+  double next_look_s_ = 0;
   std::uint64_t changes_seen_ = 0;
   std::uint64_t passes_ = 0;
   double pass_s_ = 0;  // When the latest pass began, CLOCK_MONOTONIC.

@@ -28,6 +28,8 @@ struct AggregateOptions {
   bool observe = false;
   DialectOptions dialect;
   bool created_series = false;
+  SloLimits slo;
+  std::vector<std::string> alerts;
   std::string bad_vllm_interval;  // What VLLM_LOG_STATS_INTERVAL said, if that was no time.
 };
 
@@ -81,6 +83,12 @@ int run_aggregate(const AggregateOptions& options) {
   if (!dialect) return fail(2, "--names " + dialect.error());
   AggregatorOptions aggregator_options;
   aggregator_options.dialect = dialect.value();
+  aggregator_options.slo = options.slo;
+  for (const std::string& text : options.alerts) {
+    auto rule = AlertRule::parse(text);
+    if (!rule) return fail(2, "--alert " + rule.error());
+    aggregator_options.alerts.push_back(rule.value());
+  }
   aggregator_options.reduce.created_series = options.created_series;
   aggregator_options.bus = {options.bus, options.observe};
   aggregator_options.reduce.retain_engine_s = options.retain_s;
@@ -156,6 +164,24 @@ std::function<int()> add_aggregate_command(CLI::App& app) {
       ->capture_default_str();
   command->add_flag("--deprecated-names", options->dialect.deprecated,
                     "Also show families that vLLM has deprecated");
+  const auto add_limit = [&](const char* name, std::optional<double>& limit, const char* help) {
+    command
+        ->add_option_function<double>(
+            name, [&limit](double seconds) { limit = seconds; }, help)
+        ->check(CLI::Range(1e-6, 1e9))
+        ->type_name("SECONDS");
+  };
+  add_limit("--slo-ttft", options->slo.ttft_s,
+            "Requests whose time to first token is longer missed their objective");
+  add_limit("--slo-inter-token", options->slo.inter_token_s,
+            "... whose mean time per output token is longer");
+  add_limit("--slo-end-to-end", options->slo.end_to_end_s, "... that took longer as a whole");
+  command
+      ->add_option("--alert", options->alerts,
+                   "NAME [info|warning|critical] METRIC{label=\"value\"} > NUMBER [for SECONDS]; "
+                   "rate(METRIC{...}) for growth per second. Repeat for several")
+      ->type_name("RULE")
+      ->allow_extra_args(false);
   command->add_flag("--created-series", options->created_series,
                     "Show when each counter and histogram began, as <name>_created");
   command->add_flag("--per-peer", options->dialect.per_peer,

@@ -85,6 +85,9 @@ SampleFeed::Use SampleFeed::use_of(const StreamSchema& stream) {
   } else if (stream.name == "multimodal_cache") {
     use.purpose = Purpose::multimodal_cache;
     use.fields = find_all(stream, {"reset", "requests", "queries", "hits"});
+  } else if (stream.name == "finished_request") {
+    use.purpose = Purpose::finished_request;
+    use.judge.emplace(stream);
   } else if (stream.name == "cuda_graph") {
     use.purpose = Purpose::cuda_graph;
     use.fields = find_all(stream, {"num_unpadded_tokens", "num_padded_tokens", "num_paddings",
@@ -134,6 +137,9 @@ void SampleFeed::observe(const LiveSegment& segment, const Sample& sample) {
       return;
     case Purpose::iteration_details:
       observe_iteration(segment, use, sample);
+      return;
+    case Purpose::finished_request:
+      if (slo_.any()) use.judge->judge(sample, slo_, goodput_[engine_of(segment)]);
       return;
     case Purpose::connector:
       pool_connector_sample(use.connector, *segment.reader, sample,

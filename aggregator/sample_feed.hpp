@@ -12,6 +12,7 @@
 #include <rankbus/aggregator/bus_reader.hpp>
 #include <rankbus/aggregator/cache_window.hpp>
 #include <rankbus/aggregator/connector_pool.hpp>
+#include <rankbus/aggregator/goodput.hpp>
 #include <rankbus/aggregator/snapshot.hpp>
 #include <string>
 #include <tuple>
@@ -36,8 +37,13 @@ struct CacheWindows {
 // Used by the reading thread only.
 class SampleFeed {
  public:
+  explicit SampleFeed(const SloLimits& slo = {}) : slo_(slo) {}
+
   void observe(const LiveSegment& segment, const Sample& sample);
 
+  const SloLimits& slo() const { return slo_; }
+  // Finished requests by engine, since this feed began.
+  const std::map<EngineKey, Goodput>& goodput() const { return goodput_; }
   // Null if the engine had no such sample.
   const CacheWindows* windows(const EngineKey& engine) const;
 
@@ -57,12 +63,14 @@ class SampleFeed {
     cuda_graph,
     iteration_details,
     connector,
+    finished_request,
   };
   // What a stream is for, and where its fields are, found once. -1: the stream has no such field.
   struct Use {
     Purpose purpose = Purpose::none;
     std::array<int, 10> fields = {};
     std::string connector;
+    std::optional<GoodputJudge> judge;
   };
   using Uses = std::map<const StreamSchema*, Use>;
 
@@ -88,7 +96,9 @@ class SampleFeed {
   std::map<const SegmentReader*, Uses> uses_;
   const StreamSchema* latest_stream_ = nullptr;  // Records of a stream come in batches.
   const Use* latest_use_ = nullptr;
+  SloLimits slo_;
   std::map<EngineKey, CacheWindows> windows_;
+  std::map<EngineKey, Goodput> goodput_;
   std::map<EngineKey, Interval> intervals_;
   std::vector<IterationDetail> iterations_;
   std::uint64_t batches_seen_ = 0;

@@ -148,6 +148,15 @@ struct IterationDetail {
   bool is_dummy = false;
 };
 
+// An alert that began to hold, or is over.
+struct AlertNote {
+  std::string name;
+  std::string level;  // info, warning or critical.
+  std::string message;
+  bool is_over = false;
+  double held_s = 0;  // How long it had held, when it is over.
+};
+
 struct Snapshot {
   std::uint64_t pass = 0;             // Counts the aggregator's passes over the bus, from 1.
   double monotonic_s = 0;             // When the pass began, CLOCK_MONOTONIC.
@@ -157,6 +166,7 @@ struct Snapshot {
   // Filled for the log only: at the end of its interval, and what came since the last snapshot.
   std::vector<IntervalStats> intervals;  // Those with anything to tell, in the order of `engines`.
   std::vector<IterationDetail> iterations;
+  std::vector<AlertNote> alerts;
 };
 
 }  // namespace rankbus

@@ -94,10 +94,23 @@ void EngineLog::observe(const Snapshot& snapshot) {
     tracked.told_blocks = engine.num_gpu_blocks;
     started.push_back(&engine);
   }
+  for (const AlertNote& note : snapshot.alerts) print_alert(note);
   if (started.empty() && snapshot.iterations.empty()) return;
   const Prefixes prefixes = prefixes_of(snapshot);
   print_starts(started, prefixes);
   print_iterations(snapshot, prefixes);
+}
+
+// No words of vLLM's: it has no alerts.
+void EngineLog::print_alert(const AlertNote& note) {
+  const auto level = note.is_over || note.level == "info" ? spdlog::level::info
+                     : note.level == "warning"            ? spdlog::level::warn
+                                                          : spdlog::level::err;
+  std::string text = "Alert ";
+  append_log_text_untrusted(note.name, text);
+  text += note.is_over ? fmt::format(" is over after {:.0f} s: ", note.held_s) : ": ";
+  append_log_text_untrusted(note.message, text);
+  logger_->log(wall_clock_(), spdlog::source_loc{}, level, spdlog::string_view_t(text));
 }
 
 void EngineLog::log(const Snapshot& snapshot) {

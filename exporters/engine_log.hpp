@@ -67,6 +67,7 @@ class EngineLog {
     std::vector<IntervalFigures> figures;  // One per engine.
   };
 
+  void print_alert(const AlertNote& note);
   static void begin_interval(const Snapshot& snapshot, const EngineTotals& engine,
                              Tracked& tracked);
   static IntervalFigures finish_interval(const Snapshot& snapshot, const EngineTotals& engine,

@@ -1,0 +1,47 @@
+// aggregator/goodput.hpp: which finished requests met the limits that somebody promised.
+//
+// Goodput is what counts of throughput: requests that met every limit (Zhong et al., DistServe,
+// OSDI 2024). A request's times are known only one by one, so this is fed from samples; what was
+// lost is in `rankbus_samples_lost_total` of the stream finished_request.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <rankbus/aggregator/segment_reader.hpp>
+
+namespace rankbus {
+
+// Limits in seconds; none: not promised.
+struct SloLimits {
+  std::optional<double> ttft_s;
+  std::optional<double> inter_token_s;
+  std::optional<double> end_to_end_s;
+
+  bool any() const { return ttft_s || inter_token_s || end_to_end_s; }
+};
+
+struct Goodput {
+  std::uint64_t met = 0;
+  std::uint64_t missed = 0;
+  // By the limit that was missed; a request may miss several. Requests that ended by abort or error
+  // missed what they were for.
+  std::uint64_t missed_ttft = 0;
+  std::uint64_t missed_inter_token = 0;
+  std::uint64_t missed_end_to_end = 0;
+  std::uint64_t failed = 0;
+};
+
+// Judges the records of one stream `finished_request`. vLLM's record has no time to first token:
+// the time in the queue and in prefill stands in for it.
+class GoodputJudge {
+ public:
+  explicit GoodputJudge(const StreamSchema& stream);
+  void judge(const Sample& sample, const SloLimits& limits, Goodput& into) const;
+
+ private:
+  std::optional<double> seconds(const Sample& sample, int field) const;
+  int queued_ = -1, prefill_ = -1, per_token_ = -1, end_to_end_ = -1, reason_ = -1;
+};
+
+}  // namespace rankbus

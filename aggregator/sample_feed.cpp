@@ -148,11 +148,9 @@ void SampleFeed::observe(const LiveSegment& segment, const Sample& sample) {
   }
 }
 
-void SampleFeed::observe_cache(const Use& use, const Sample& sample, int first,
+void SampleFeed::observe_cache(const Use& use, const Sample& sample, std::size_t first,
                                CacheHitWindow& window) {
-  const auto field = [&](int offset) {
-    return whole(sample, use.fields[static_cast<std::size_t>(first + offset)]);
-  };
+  const auto field = [&](std::size_t offset) { return whole(sample, use.fields[first + offset]); };
   window.observe(field(0) != 0, field(1), field(2), field(3));
 }
 

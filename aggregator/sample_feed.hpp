@@ -87,7 +87,7 @@ class SampleFeed {
 
   static Use use_of(const StreamSchema& stream);
   const Use& find_use(const LiveSegment& segment, const StreamSchema& stream);
-  static void observe_cache(const Use& use, const Sample& sample, int first,
+  static void observe_cache(const Use& use, const Sample& sample, std::size_t first,
                             CacheHitWindow& window);
   static std::vector<CudaGraphCount> counts_of(const std::map<Batch, BatchCount>& batches);
   void observe_batch(const LiveSegment& segment, const Use& use, const Sample& sample);

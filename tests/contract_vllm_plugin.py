@@ -17,34 +17,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "vllm_generatio
 
 import drivers  # noqa: E402
 import lib  # noqa: E402
-
-if drivers.is_built():
-    sys.path.insert(0, str(drivers.PACKAGE))
-    os.environ["RANKBUS_BUS"] = "/proc/no-bus-here"  # Nothing of this process reaches anybody's bus.
-    os.environ["RANKBUS_QUIET"] = "1"
+from in_process import KeepingProducer  # noqa: E402
 
 PYPROJECT = lib.ROOT / "producer/python/pyproject.toml"
-
-
-class KeepingProducer:
-    """Stands for rankbus.Producer: keeps options and records."""
-
-    made = []
-    inert, reason, errors = False, "", 0
-
-    def __init__(self, **options):
-        self.options, self.records, self.ticks = options, [], 0
-        KeepingProducer.made.append(self)
-
-    def handle(self, name):
-        return lambda **fields: self.records.append((name, fields))
-
-    def close(self):
-        pass
-
-    def now(self):
-        self.ticks += 1
-        return self.ticks
 
 
 def run_python(code, **env):

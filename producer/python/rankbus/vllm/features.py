@@ -5,8 +5,11 @@ import importlib.util
 import os
 import sys
 
+from rankbus.vllm.watch import count_unknown
+
 # A front end's own types (iteration_stats, finished_request, multimodal_cache, sleep_state) come with its role.
 ALWAYS = ["scheduler_step", "cache_config"]
+MOST = 2**32 - 2  # What fits a number of the bus: the next one says that there is none.
 KV_ROLES = {"kv_producer": "prefill", "kv_consumer": "decode", "kv_both": "both"}
 
 
@@ -19,21 +22,39 @@ def get(thing, path, default=None):
     return thing
 
 
+def odd(option, value):
+    """Counts an option that is not as expected. It costs what depends on it, and nothing else."""
+    count_unknown(f"{option}={value!r}"[:80])
+
+
+def whole(thing, path, default):
+    """An option as a whole number of 0 or more; the default where it is none."""
+    value = get(thing, path, default)
+    try:
+        if 0 <= int(value) <= MOST:
+            return int(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    odd(path.rpartition(".")[2], value)
+    return default
+
+
 class Features:
     """What a `VllmConfig` says, as far as this release of vLLM has it."""
 
     def __init__(self, config):
         name = get(config, "model_config.served_model_name") or get(config, "model_config.model", "")
-        self.model_name = str(name[0] if isinstance(name, (list, tuple)) and name else name)
-        self.max_model_len = int(get(config, "model_config.max_model_len", 0))
+        name = str(name[0] if isinstance(name, (list, tuple)) and name else name)
+        self.model_name = name.encode(errors="replace").decode()  # A path may hold bytes that are no UTF-8.
+        self.max_model_len = whole(config, "model_config.max_model_len", 0)
         self.is_diffusion = bool(get(config, "model_config.is_diffusion", False))
-        self.num_speculative_tokens = int(get(config, "speculative_config.num_speculative_tokens", 0))
+        self.num_speculative_tokens = whole(config, "speculative_config.num_speculative_tokens", 0)
         self.has_spec_decoding = get(config, "speculative_config") is not None or self.is_diffusion
         self.max_loras = get(config, "lora_config.max_loras")
         self.has_lora = get(config, "lora_config") is not None
-        self.kv_role = KV_ROLES.get(get(config, "kv_transfer_config.kv_role"), "none")
+        self.kv_role = kv_role(get(config, "kv_transfer_config.kv_role"))
         self.connectors = connectors_of(get(config, "kv_transfer_config"))  # Class name: kind, "" if unknown.
-        self.front_ends = max(1, int(get(config, "parallel_config._api_process_count", 1)))
+        self.front_ends = max(1, whole(config, "parallel_config._api_process_count", 1))
         self.record_types = self._record_types(config)
 
     def _record_types(self, config):
@@ -70,6 +91,13 @@ def computes_nans():
         return False
 
 
+def kv_role(given):
+    if given is not None and given not in tuple(KV_ROLES):
+        odd("kv_role", given)
+        return "none"
+    return KV_ROLES.get(given, "none")
+
+
 def connector_kind(name):
     """The KV connector's part in the name of its record types, by the name of its class; "" if it has none."""
     name = name.lower()
@@ -84,16 +112,35 @@ def connectors_of(transfer):
 
 
 def _configured(transfer):
+    """(class name, its options) of each connector, as far as the configuration is one."""
     name = getattr(transfer, "kv_connector", None)
-    extra = getattr(transfer, "kv_connector_extra_config", None) or {}
-    if not name:
-        return
-    if name != "MultiConnector":
-        yield name, extra
-        return
-    for child in extra.get("connectors", ()):
-        if child.get("kv_connector"):
-            yield child["kv_connector"], child.get("kv_connector_extra_config") or {}
+    extra = getattr(transfer, "kv_connector_extra_config", None)
+    if name == "MultiConnector":
+        children = _options(extra).get("connectors", ())
+        if not isinstance(children, (list, tuple)):
+            odd("connectors", children)
+            children = ()
+        configured = []
+        for child in children:
+            if isinstance(child, dict):
+                configured.append((child.get("kv_connector"), child.get("kv_connector_extra_config")))
+            else:
+                odd("connectors", child)
+    else:
+        configured = [(name, extra)]
+    for name, extra in configured:
+        if isinstance(name, str):
+            if name:
+                yield name, _options(extra)
+        elif name is not None:
+            odd("kv_connector", name)
+
+
+def _options(extra):
+    if extra is not None and not isinstance(extra, dict):
+        odd("kv_connector_extra_config", extra)
+        return {}
+    return extra or {}
 
 
 def offloading_parts(transfer):
@@ -103,13 +150,21 @@ def offloading_parts(transfer):
     parts = []
     if "cpu" in str(extra.get("spec_name", "CPUOffloadingSpec")).lower() and mentioned("cpu_cache_usage_perc"):
         parts.append("connector:offloading:cpu")
-    if float(extra.get("store_threshold", 0) or 0) >= 2 and mentioned("stores_skipped"):
+    if _threshold(extra.get("store_threshold")) >= 2 and mentioned("stores_skipped"):
         parts.append("connector:offloading:skipped")
     if mentioned("lookup_sync_delay"):
         parts.append("connector:offloading:lookup")
     if mentioned("kv_offload_config_info"):
         parts.append("connector:offloading:config")
     return parts
+
+
+def _threshold(given):
+    try:
+        return float(given or 0)
+    except (TypeError, ValueError):
+        odd("store_threshold", given)
+        return 0.0
 
 
 def _offloading_sources():

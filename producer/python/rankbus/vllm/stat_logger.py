@@ -62,10 +62,14 @@ class _EngineLine:
 
     def __enter__(self):
         self._lock.acquire()
-        if self._forks != _forks:
-            self._forks = _forks
-            self.producer.reopen()  # The parent's segment is not ours; ours is a lane of its own.
-            self._records.bind(self.producer)
+        try:
+            if self._forks != _forks:
+                self._forks = _forks  # Tried once: a producer that cannot be opened again drops what it is given.
+                self.producer.reopen()  # The parent's segment is not ours; ours is a lane of its own.
+                self._records.bind(self.producer)
+        except BaseException:
+            self._lock.release()  # Python calls no __exit__ then, and the next call would wait for ever.
+            raise
         return self._records
 
     def __exit__(self, *_):
@@ -124,8 +128,11 @@ class FrontEnd:
         return line
 
     def _line(self, engine):
-        line = self._owned.get(engine, self)
-        return self._own(engine) if line is self else line  # None: a newer front end has it.
+        """None for an engine that a newer front end has, or that vLLM did not name: it drops those too."""
+        if engine not in self._owned:
+            count_unknown(f"engine index {engine}")
+            return None
+        return self._owned[engine]
 
     def record(self, scheduler_stats=None, iteration_stats=None, mm_cache_stats=None, engine_idx=None, **more):
         if self._features is None:

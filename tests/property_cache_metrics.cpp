@@ -1,7 +1,6 @@
-// Goal:   cache metrics are those of the events, counted plainly: the same whatever the split of
-// the
-//         events over ranks, the order in which they come and the tree in which they are merged,
-//         and untouched by any clock but the one that the caller reads.
+// Goal:   cache metrics are those of the events, counted plainly: the same whatever the split over
+//         ranks, the order in which events come and the tree in which they are merged, and
+//         untouched by any clock but the one that the caller reads.
 // Method: seeded events over minutes, idle gaps included; a model that keeps every event and scans
 //         them all; every way to ask for the time replaced by one that jumps and counts.
 // Replay: RANKBUS_TEST_SEED=<printed> property_cache_metrics [--gtest_filter=...]

@@ -5,6 +5,9 @@
 // rates. CACHES.md has the formulas, what they leave out, and the bounds.
 //
 // Memory: what cache_level.hpp says, times kMaxLevels at most; further names share `other`.
+//
+// Values that cereal can store: include its headers of array, deque, map, optional, string and
+// vector. Reading bytes that cannot be throws std::runtime_error.
 #pragma once
 
 #include <cstddef>
@@ -15,6 +18,7 @@
 #include <rankbus/aggregator/accumulates.hpp>
 #include <rankbus/aggregator/analysis/cache_level.hpp>
 #include <rankbus/aggregator/analysis/prefix_metrics.hpp>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 
@@ -80,6 +84,12 @@ class MultiLevelCacheMetrics {
   template <class Archive>
   void serialize(Archive& archive) {
     archive(options_, has_prefix_, prefix_, levels_);
+    if constexpr (Archive::is_loading::value) {
+      if (levels_.size() >= kMaxLevels || levels_.count(std::string(name_of(CacheType::prefix)))) {
+        *this = {};
+        throw std::runtime_error("stored caches: more levels than there can be");
+      }
+    }
   }
 
  private:

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <algorithm>
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -19,8 +20,8 @@
 #include <rankbus/aggregator/analysis/distinct_counter.hpp>
 #include <rankbus/aggregator/analysis/heavy_hitters.hpp>
 #include <rankbus/aggregator/analysis/quantile_sketch.hpp>
+#include <stdexcept>
 #include <string_view>
-#include <tuple>
 
 namespace rankbus {
 
@@ -57,9 +58,16 @@ class RecentLengths {
   }
   bool operator==(const RecentLengths&) const = default;
 
+  // Reading throws where the bytes are no such list.
   template <class Archive>
   void serialize(Archive& archive) {
     archive(lookups_, next_);
+    if constexpr (Archive::is_loading::value) {
+      if (lookups_.size() > kLimit || !std::is_sorted(lookups_.begin(), lookups_.end())) {
+        reset();
+        throw std::runtime_error("stored recent lengths: too many, or not in their order");
+      }
+    }
   }
 
  private:

@@ -138,16 +138,47 @@ class RecordedCalls(unittest.TestCase):
                 config = {"kv_connector": "MultiConnector", "kv_connector_extra_config": children}
             cases.append(({"connector": kind, "config": {"kv_transfer_config": config}}, "current"))
         for number, (plan, generation) in enumerate(cases):
-            with self.subTest(connector=plan["connector"], generation=generation), contextlib.ExitStack() as stack:
+            with self.subTest(connector=plan["connector"], generation=generation):
                 answer, path = self.record({**plan, "engines": [0, 1]}, f"{number}.jsonl.gz", generation)
-                bus = stack.enter_context(lib.temporary_bus())
-                aggregator = stack.enter_context(lib.Aggregator(bus))
+                expected = drivers.added(answer) | drivers.added(answer, kind="gauges")
+                with self.replayed(path) as aggregator:
+                    self.assertEqual(drivers.differences(expected, aggregator.scrape()), [])
+
+    @unittest.skipUnless(CAN_REPLAY, "this rankbus has no replay")
+    def test_AdaptersReplayed_HaveTheLabelsTheyHad(self):
+        with lib.Aggregator(self.bus) as aggregator:
+            path = self.folder / "calls.jsonl"
+            with drivers.Driver(FEATURES, self.bus, env={"RANKBUS_RECORD_CALLS": str(path)}) as driver:
+                driver.ask("scheduler", engine=0, running_lora_adapters={"sql": 2, "poems": 0})
+                recorded = aggregator.scrape().select("vllm:lora_requests_info")
+        with self.replayed(path) as aggregator:
+            shown = aggregator.scrape().select("vllm:lora_requests_info")
+        self.assertEqual({dict(series.labels)["max_lora"] for series in recorded}, {"4"})
+        self.assertEqual(shown.keys(), recorded.keys())
+
+    @unittest.skipUnless(CAN_REPLAY, "this rankbus has no replay")
+    def test_FilesOfSeveralApiServers_ReplayedAsOneServerAddUp(self):
+        path = self.folder / "calls.jsonl"
+        with drivers.Driver({"start": "fork", "clients": 2}, self.bus, env={"RANKBUS_RECORD_CALLS": str(path)}) as driver:
+            answers = [driver.ask("play", client=client, seed=SEED, steps=STEPS) for client in range(2)]
+            driver.end()
+        first, second = sorted(self.folder.iterdir())
+        # As VLLM.md says: one run, so that they are one server.
+        with self.replayed(first, second, env={"RANKBUS_RUN_ID": "one-run"}) as aggregator:
+            self.assertEqual(drivers.differences(drivers.added(*answers), aggregator.scrape()), [])
+
+    @contextlib.contextmanager
+    def replayed(self, *files, env=None):
+        """An aggregator that has seen all of them."""
+        with contextlib.ExitStack() as stack:
+            bus = stack.enter_context(lib.temporary_bus())
+            aggregator = stack.enter_context(lib.Aggregator(bus))
+            for file in files:
                 replay = stack.enter_context(
-                    lib.Process("replay", path, "--bus", bus, "--speed", "max", "--linger")
+                    lib.Process("replay", file, "--bus", bus, "--speed", "max", "--linger", env=env)
                 )
                 lib.wait_for(lambda: "all is published" in replay.stderr(), "it is replayed", alive=[replay])
-                expected = drivers.added(answer) | drivers.added(answer, kind="gauges")
-                self.assertEqual(drivers.differences(expected, aggregator.scrape()), [])
+            yield aggregator
 
 
 def read_whole_lines(path):

@@ -1,25 +1,20 @@
 """RANKBUS_RECORD_CALLS=FILE: what vLLM handed to record(), as lines that `rankbus replay` reads.
 
-The first line says model, engines, record types and cache configuration; then one JSON object per call, with vLLM's own
-field names: those of its present releases, whatever the recorded one called them, so that one reader serves all.
-Request ids are chosen by clients, so they are hashed unless RANKBUS_RECORD_CALLS_IDS=plain.
+The first line says model, engines, record types and cache configuration; then one JSON object per call, as `plain.py`
+makes them. Request ids are chosen by clients, so they are hashed unless RANKBUS_RECORD_CALLS_IDS=plain.
 """
 
-import enum
 import gzip
 import json
-import math
 import os
 import threading
 import time
 
-from rankbus.vllm.connectors import flat_offloading
-from rankbus.vllm.mapping import hash_request_id, reason_text
-from rankbus.vllm.watch import at_end, count_error, field_names, log
+from rankbus.vllm.plain import PlainStatistics
+from rankbus.vllm.watch import at_end, count_error, log
 
 DEFAULT_MAX_BYTES = 1 << 30
 FLUSH_EVERY_S = 1.0
-DEEPEST = 8  # Statistics nest four deep; what nests deeper than this goes in circles.
 
 _recording = None
 _lock = threading.RLock()
@@ -54,7 +49,7 @@ class CallRecording:
     def __init__(self, path, features):
         self._path = path
         self._features = features
-        self._plain_ids = os.environ.get("RANKBUS_RECORD_CALLS_IDS") == "plain"
+        self._plain = PlainStatistics(features.connectors, os.environ.get("RANKBUS_RECORD_CALLS_IDS") == "plain")
         self._file = self._raw = None
         self._path_in_use = path
         self._left = max_bytes()
@@ -64,11 +59,7 @@ class CallRecording:
         self.cache_config = None
 
     def record(self, engine, scheduler, iteration, mm):
-        def line():
-            given = {"scheduler": scheduler, "iteration": iteration, "mm": mm}
-            return {"engine": engine, **with_present_names({k: plain(v, self._plain_ids) for k, v in given.items()})}
-
-        self._write(line)
+        self._write(lambda: {"engine": engine, **self._plain.call(scheduler, iteration, mm)})
 
     def sleep(self, engine, sleeping, level):
         self._write(lambda: {"engine": engine, "sleep": [int(sleeping), int(level)]})
@@ -131,7 +122,7 @@ class CallRecording:
                 "engines": sorted(self.engines),
                 "features": features.record_types,
                 "cache_config": self.cache_config,
-                "max_lora": features.max_loras,
+                "max_lora": str(features.max_loras) if features.has_lora else None,  # As the label has it.
             }
         )
 
@@ -175,58 +166,3 @@ def create_private(path):
         except FileExistsError as error:
             taken = error
     raise taken
-
-
-def plain(thing, plain_ids, depth=0):
-    """One of vLLM's objects as what JSON knows. What it does not know becomes null."""
-    if thing is None or isinstance(thing, (str, bool)):
-        return thing
-    if isinstance(thing, enum.Enum):
-        return reason_text(thing) or thing.name.lower()
-    if isinstance(thing, int):
-        return int(thing)
-    if isinstance(thing, float):
-        return float(thing) if math.isfinite(thing) else None
-    if depth > DEEPEST:
-        return None
-    if isinstance(thing, dict):
-        return {key_text(key): plain(value, plain_ids, depth + 1) for key, value in thing.items()}
-    if isinstance(thing, (list, tuple, set, frozenset)):
-        whole = (value for value in thing if not isinstance(value, float) or math.isfinite(value))
-        return [plain(value, plain_ids, depth + 1) for value in whole]
-    if hasattr(thing, "item") and not getattr(thing, "shape", ()):
-        return plain(thing.item(), plain_ids, depth + 1)  # A number of numpy's or torch's.
-    members = {name: getattr(thing, name, None) for name in field_names(thing)}
-    if members.get("request_id") is not None and not plain_ids:
-        members["request_id"] = f"{hash_request_id(members['request_id']):016x}"
-    if "finish_reason" in members:
-        members["finish_reason"] = reason_text(members["finish_reason"])
-    return {name: plain(value, plain_ids, depth + 1) for name, value in members.items()}
-
-
-# Where earlier releases had another name, or another place.
-RENAMED = {"gpu_cache_usage": "kv_cache_usage", "time_per_output_tokens_iter": "inter_token_latencies_iter"}
-ADAPTERS = ("running_lora_adapters", "waiting_lora_adapters")
-
-
-def with_present_names(call):
-    """A call as the present releases would make it."""
-    for part in (call["scheduler"], call["iteration"]):
-        for name in RENAMED.keys() & part.keys() if isinstance(part, dict) else ():
-            part[RENAMED[name]] = part.pop(name)
-    scheduler, iteration = call["scheduler"], call["iteration"]
-    if isinstance(iteration, dict):
-        sources = iteration.get("prompt_token_stats") or {}
-        if sources.get("recomputed_tokens"):
-            sources["local_cache_hit"] -= sources.pop("recomputed_tokens")
-        if isinstance(scheduler, dict):
-            scheduler.update({name: iteration.pop(name) for name in ADAPTERS if name in iteration})
-    payload = scheduler.get("kv_connector_stats") if isinstance(scheduler, dict) else None
-    if payload and any(":" in name for name in payload):
-        scheduler["kv_connector_stats"] = flat_offloading(payload)
-    return call
-
-
-def key_text(key):
-    """JSON's keys are texts; tuples of label values become their values, joined."""
-    return ",".join(map(str, key)) if isinstance(key, tuple) else str(key)

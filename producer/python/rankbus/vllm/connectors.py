@@ -4,7 +4,7 @@ the connector and has changed between releases, so each is told by what it looks
     nixl, moriio, mooncake   lists side by side, one element a transfer; further lists with a 1 a failure
     mooncake_store           operation: list of {duration_seconds, num_keys, num_bytes, status, num_failed_keys}
     hisparse                 lists of counts
-    offloading               six generations, see _Offloading
+    offloading               six generations, see Offloading
     MultiConnector           child's class name: child's payload, or its stats object, or that as a dict
 """
 
@@ -57,15 +57,11 @@ class ConnectorRecords:
     def __init__(self, write, connectors):
         self._write = write  # Record type: handle.
         self._kinds = dict(connectors)  # Class name: kind.
-        self._only = next(iter(self._kinds.values())) if len(self._kinds) == 1 else None
 
     def record(self, payload):
-        children = [name for name in payload if name in self._kinds]
-        if children or self._only is None:
-            for name, child in payload.items():
-                self._record_one(self._kinds.get(name, ""), name, inner_payload(child))
-        else:
-            self._record_one(self._only, next(iter(self._kinds)), payload)
+        only = only_connector(payload, self._kinds)
+        for name, child in payload.items() if only is None else ((only, payload),):
+            self._record_one(self._kinds.get(name, ""), name, inner_payload(child) if only is None else child)
 
     def _record_one(self, kind, name, payload):
         if not payload:
@@ -83,7 +79,7 @@ class ConnectorRecords:
                 self._write["connector:hisparse"](**counts)
                 count_unknown_keys(kind, payload, HISPARSE_COUNTS)
             else:
-                _Offloading(payload).write(self._write)
+                Offloading(payload).write(self._write)
         except Exception as error:
             count_error(f"connector:{kind}", error)
 
@@ -93,7 +89,7 @@ class ConnectorRecords:
         if kind == "mooncake":
             known = [name for name in known if name != "post_duration"]
         fields = [TRANSFER_LISTS[name] for name in known]
-        for values in zip_longest(*(payload[name] for name in known)):
+        for values in zip_longest(*(plain_list(payload[name]) for name in known)):
             write(**dict(zip(fields, values)))
         counts = {name: total(payload.get(name, 0)) for name in TRANSFER_COUNTS[kind]}
         if any(counts.values()):
@@ -108,7 +104,7 @@ class ConnectorRecords:
                 write(operation=str(operation), status=str(part(seen, "status", "ok")), **numbers)
 
 
-class _Offloading:
+class Offloading:
     """One payload of the offloading connector, brought to {name without prefix: value}. The generations:
 
     1  {"GPU_to_CPU": [{op_size, op_time}, ...], "CPU_to_GPU": [...]}
@@ -119,11 +115,12 @@ class _Offloading:
     6  as 5, with "info": {label: text}, once after the start
     """
 
-    def __init__(self, payload):
+    def __init__(self, payload, unknown=count_unknown):
         self.values = {}
-        self._info = None
+        self.info = None
+        self._unknown = unknown
         if "types" in payload and "data" in payload:
-            self._info = payload.get("info")
+            self.info = payload.get("info")
             payload = payload["data"]
         for key, value in payload.items():
             self._take(str(key), value)
@@ -138,7 +135,7 @@ class _Offloading:
         if name in OFFLOADING_MIRRORS:
             return None
         if name not in OFFLOADING_FIELDS:
-            return count_unknown(f"connector:offloading {name}")
+            return self._unknown(f"connector:offloading {name}")
         for one in value.values() if isinstance(value, dict) else (value,):
             self._add(name, one)
 
@@ -152,6 +149,7 @@ class _Offloading:
 
     def _add(self, name, value):
         if name in OFFLOADING_LISTS:
+            value = plain_list(value)
             self.values.setdefault(name, []).extend(value if isinstance(value, (list, tuple)) else [value])
         elif name in OFFLOADING_GAUGES:
             self.values[name] = value
@@ -163,8 +161,8 @@ class _Offloading:
         for name, value in self.values.items():
             part_name, field = OFFLOADING_FIELDS[name]
             records.setdefault(f"connector:offloading{part_name}", {})[field] = value
-        if self._info:
-            texts = {str(label): str(text) for label, text in self._info.items()}
+        if self.info:
+            texts = {str(label): str(text) for label, text in self.info.items()}
             records["connector:offloading:config"] = {"config": texts}
         for record_type, fields in records.items():
             if record_type in handles:
@@ -173,9 +171,15 @@ class _Offloading:
                 count_unknown(f"{record_type} without its option")
 
 
-def flat_offloading(payload):
-    """A payload of any generation of the offloading connector as {name: value}, its third."""
-    return _Offloading(payload).values
+def offloading_values(payload):
+    """({name: value}, {label: text} or None) of a payload of any generation, without counting what is not known."""
+    report = Offloading(payload, unknown=lambda name: None)
+    return report.values, report.info
+
+
+def only_connector(payload, kinds):
+    """The class name of the one connector whose payload this is; None if it has one under each class's name."""
+    return next(iter(kinds)) if len(kinds) == 1 and not any(name in kinds for name in payload) else None
 
 
 def inner_payload(stats):
@@ -193,7 +197,13 @@ def part(thing, name, default):
     return thing.get(name, default) if isinstance(thing, dict) else getattr(thing, name, default)
 
 
+def plain_list(value):
+    """A list that numpy or torch made as Python's."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def total(value):
+    value = plain_list(value)
     return sum(value) if isinstance(value, (list, tuple)) else value
 
 

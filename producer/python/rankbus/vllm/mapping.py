@@ -41,6 +41,11 @@ def reason_text(reason):
     return text if text in FINISHED_REASONS else None
 
 
+def mode_text(mode):
+    """A CUDA graph mode without the name of its enumeration."""
+    return str(mode).rpartition(".")[2]
+
+
 class EngineRecords:
     """Turns what vLLM says of one engine into records. No method of the public ones raises."""
 
@@ -204,7 +209,7 @@ class EngineRecords:
             self._write["cuda_graph"](
                 num_unpadded_tokens=graph.num_unpadded_tokens,
                 num_padded_tokens=graph.num_padded_tokens,
-                runtime_mode=str(graph.runtime_mode).rpartition(".")[2],
+                runtime_mode=mode_text(graph.runtime_mode),
             )
 
     def _perf_stats(self, stats):

@@ -13,7 +13,7 @@ import weakref
 import rankbus
 from rankbus.vllm import calls
 from rankbus.vllm.features import Features
-from rankbus.vllm.mapping import EngineRecords
+from rankbus.vllm.mapping import EngineRecords, mode_text
 from rankbus.vllm.watch import at_end, count_error, count_unknown, log, say_once
 
 _forks = 0  # How often this process came from a fork since the plug-in was loaded.
@@ -197,7 +197,7 @@ class FrontEnd:
                         records.cache_config(texts)
                         records.cuda_graph_config(
                             {
-                                "mode": str(getattr(graphs, "cudagraph_mode", "")).rpartition(".")[2],
+                                "mode": mode_text(getattr(graphs, "cudagraph_mode", "")),
                                 "capture_sizes": str(getattr(graphs, "cudagraph_capture_sizes", "")),
                             }
                         )

@@ -31,6 +31,7 @@ Snapshot make_snapshot(const BusReader& bus, const SampleFeed& feed, const TickC
   add_self_metrics(bus, clock, now_s, options, families);
   snapshot.families = families.take();
   snapshot.engines = engine_totals(bus, values, clock, now_s, options, feed);
+  snapshot.caches = feed.server_caches();
   return snapshot;
 }
 
@@ -166,6 +167,7 @@ void Aggregator::hand_to_log(bool interval_is_over) {
   snapshot->monotonic_s = latest_->monotonic_s;
   snapshot->complete = latest_->complete;
   snapshot->engines = latest_->engines;
+  snapshot->caches = latest_->caches;
   if (interval_is_over) snapshot->intervals = feed_.take_interval(*bus_);
   snapshot->iterations = feed_.take_iterations();
   snapshot->alerts = std::exchange(alert_notes_, {});

@@ -33,6 +33,19 @@ struct AggregateOptions {
   std::string bad_vllm_interval;  // What VLLM_LOG_STATS_INTERVAL said, if that was no time.
 };
 
+// CLI::Range lets NaN pass, because NaN is neither below nor above anything.
+CLI::Validator finite_range(double least, double most) {
+  return CLI::Validator(
+      [least, most](std::string& text) -> std::string {
+        double value = 0;
+        const bool is_number = CLI::detail::lexical_cast(text, value);
+        if (is_number && value >= least && value <= most) return {};
+        return "'" + text + "' is no number from " + CLI::detail::to_string(least) + " to " +
+               CLI::detail::to_string(most);
+      },
+      "NUMBER");
+}
+
 // A segment costs a descriptor and a mapping; the default soft limit of 1024 is below what a bus
 // holds.
 void raise_descriptor_limit() {
@@ -146,7 +159,7 @@ std::function<int()> add_aggregate_command(CLI::App& app) {
   command
       ->add_option("--log-interval", options->log_interval_s,
                    "Seconds between throughput lines; 0: none. VLLM_LOG_STATS_INTERVAL is honoured")
-      ->check(CLI::Range(0.0, 86400.0))
+      ->check(finite_range(0.0, 86400.0))
       ->capture_default_str();
   command->add_option("--log-file", options->log_file, "Also log to this file; reopened on SIGHUP");
   command
@@ -156,7 +169,7 @@ std::function<int()> add_aggregate_command(CLI::App& app) {
   command
       ->add_option("--retain", options->retain_s,
                    "Seconds that an engine's series stay after its last process ended")
-      ->check(CLI::Range(0.0, 1e9))
+      ->check(finite_range(0.0, 1e9))
       ->capture_default_str();
   command
       ->add_option("--names", options->dialect.names,
@@ -168,7 +181,7 @@ std::function<int()> add_aggregate_command(CLI::App& app) {
     command
         ->add_option_function<double>(
             name, [&limit](double seconds) { limit = seconds; }, help)
-        ->check(CLI::Range(1e-6, 1e9))
+        ->check(finite_range(1e-6, 1e9))
         ->type_name("SECONDS");
   };
   add_limit("--slo-ttft", options->slo.ttft_s,

@@ -11,13 +11,6 @@ namespace {
 
 using Json = nlohmann::json;
 
-Labels labels_of(const Json& object) {
-  Labels labels;
-  for (const auto& [name, value] : object.items())
-    labels.emplace_back(name, value.get<std::string>());
-  return labels;  // nlohmann's objects are sorted by name.
-}
-
 std::string fault_of(const DialectRule& rule) {
   const auto is_name = [](const std::string& name) {
     return bus::is_name(name.data(), name.size());
@@ -26,6 +19,8 @@ std::string fault_of(const DialectRule& rule) {
     return bus::is_label_name(name.data(), name.size()) && name != "le" && name != "quantile";
   };
   if (!is_name(rule.family)) return "family \"" + rule.family + "\" is no metric name";
+  if (rule.family.starts_with("rankbus_"))
+    return "family \"" + rule.family + "\": names that begin with rankbus_ are rankbus's own";
   if (!is_name(rule.from)) return "from \"" + rule.from + "\" is no metric name";
   for (const auto& [name, value] : rule.set) {
     if (!is_label(name)) return "set: \"" + name + "\" is no label name";
@@ -36,23 +31,36 @@ std::string fault_of(const DialectRule& rule) {
   return {};
 }
 
+// A member of the type that is needed, or a sentence that says what is wrong.
+template <class T>
+T need(const Json& value, const std::string& key, const char* expected) {
+  try {
+    return value.get<T>();
+  } catch (const Json::exception&) {
+    throw std::invalid_argument(key + ": " + expected + " is expected");
+  }
+}
+
 DialectRule parse_rule(const Json& in) {
+  if (!in.is_object()) throw std::invalid_argument("an object is expected");
   DialectRule rule;
+  using Texts = std::map<std::string, std::string>;
+  constexpr const char* kText = "a string";
+  constexpr const char* kTexts = "an object of strings";
   for (const auto& [key, value] : in.items()) {
     if (key == "family") {
-      rule.family = value.get<std::string>();
+      rule.family = need<std::string>(value, key, kText);
     } else if (key == "from") {
-      rule.from = value.get<std::string>();
+      rule.from = need<std::string>(value, key, kText);
     } else if (key == "help") {
-      rule.help = value.get<std::string>();
-    } else if (key == "where") {
-      rule.where = labels_of(value);
+      rule.help = need<std::string>(value, key, kText);
+    } else if (key == "where" || key == "set") {
+      const auto texts = need<Texts>(value, key, kTexts);
+      (key == "set" ? rule.set : rule.where) = Labels(texts.begin(), texts.end());
     } else if (key == "drop") {
-      rule.drop = value.get<std::vector<std::string>>();
+      rule.drop = need<std::vector<std::string>>(value, key, "a list of strings");
     } else if (key == "rename") {
-      rule.rename = value.get<std::map<std::string, std::string>>();
-    } else if (key == "set") {
-      rule.set = labels_of(value);
+      rule.rename = need<Texts>(value, key, kTexts);
     } else {
       throw std::invalid_argument("unknown key \"" + key +
                                   "\", expected family, from, help, where, drop, rename or set");
@@ -80,7 +88,10 @@ Labels relabelled(const DialectRule& rule, const Labels& labels) {
     const auto renamed = rule.rename.find(name);
     put(renamed == rule.rename.end() ? name : renamed->second, value);
   }
-  for (const auto& [name, value] : rule.set) put(name, value);
+  for (const auto& [name, value] : rule.set) {
+    std::erase_if(out, [&, &set = name](const auto& label) { return label.first == set; });
+    put(name, value);
+  }
   return out;
 }
 
@@ -143,67 +154,90 @@ void show(const DialectRule& rule, const Family& source, std::map<std::string, F
 }  // namespace
 
 Result<Dialect> Dialect::load(const DialectOptions& options) {
-  std::string text;
-  std::string where = options.names;
+  std::string chosen;
   for (const auto& [name, built_in] : kBuiltInDialects) {
-    if (options.names == name) text = built_in;
+    if (options.names == name) chosen = built_in;
   }
-  if (text.empty()) {
+  if (chosen.empty()) {
     std::ifstream file(options.names);
     std::ostringstream content;
     if (!file || !(content << file.rdbuf())) {
       return Error{options.names + ": no such dialect, and no file that can be read. Give " +
                    built_in_dialect_names() + ", or the path of a JSON file"};
     }
-    text = content.str();
+    chosen = content.str();
   }
-  auto dialect = parse(text, where, options.deprecated);
-  if (dialect && !options.per_peer) {
-    for (const char* family :
-         {"rankbus_kv_transfers_total", "rankbus_kv_transfer_failures_total",
-          "rankbus_kv_transfer_bytes_total", "rankbus_kv_transfer_seconds_total"}) {
-      DialectRule rule;
-      rule.family = rule.from = family;
-      rule.drop = {"peer"};
-      dialect->rules_.push_back(rule);
-    }
+  Dialect dialect;
+  // vLLM's own rules come first: other dialects begin with what vLLM would show.
+  auto base = parse(kBuiltInDialects[0].second, "vllm", options.deprecated);
+  if (!base) return Error{base.error()};
+  dialect.layers_.push_back(base.value());
+  if (options.names != kBuiltInDialects[0].first) {
+    auto layer = parse(chosen, options.names, options.deprecated);
+    if (!layer) return Error{layer.error()};
+    dialect.layers_.push_back(layer.value());
+  }
+  if (options.per_peer) return dialect;
+  for (const char* family :
+       {"rankbus_kv_transfers_total", "rankbus_kv_transfer_failures_total",
+        "rankbus_kv_transfer_bytes_total", "rankbus_kv_transfer_seconds_total"}) {
+    DialectRule rule;
+    rule.family = rule.from = family;
+    rule.drop = {"peer"};
+    dialect.layers_.front().rules.push_back(rule);
   }
   return dialect;
 }
 
-Result<Dialect> Dialect::parse(std::string_view text, const std::string& where, bool deprecated) {
-  Dialect dialect;
+Result<Dialect::Layer> Dialect::parse(std::string_view text, const std::string& where,
+                                      bool deprecated) {
+  Layer layer;
   std::string place = where;
   try {
     const Json root = Json::parse(text);
-    if (!root.is_object() || !root.contains("families")) {
-      throw std::invalid_argument("expected an object with \"families\"");
-    }
-    for (const auto& prefix : root.value("hide", std::vector<std::string>{}))
-      dialect.hidden_.push_back(prefix);
-    for (const char* list : {"families", "deprecated"}) {
-      if (!root.contains(list) || (std::string_view(list) == "deprecated" && !deprecated)) continue;
-      std::size_t index = 0;
-      for (const Json& rule : root.at(list)) {
-        place = where + ": " + list + "[" + std::to_string(index++) + "]";
-        dialect.rules_.push_back(parse_rule(rule));
+    if (!root.is_object() || !root.contains("families"))
+      throw std::invalid_argument("an object with \"families\" is expected");
+    for (const auto& [key, value] : root.items()) {
+      if (key == "families" || key == "deprecated") {
+        if (!value.is_array()) throw std::invalid_argument(key + ": a list is expected");
+        for (std::size_t i = 0; i < value.size() && (key == "families" || deprecated); ++i) {
+          place = where + ": " + key + "[" + std::to_string(i) + "]";
+          layer.rules.push_back(parse_rule(value[i]));
+        }
+        place = where;
+      } else if (key == "hide") {
+        layer.hidden = need<std::vector<std::string>>(value, key, "a list of prefixes");
+        for (const std::string& prefix : layer.hidden) {
+          if (prefix.empty() || std::string("rankbus_").starts_with(prefix) ||
+              prefix.starts_with("rankbus_")) {
+            throw std::invalid_argument("hide: \"" + prefix +
+                                        "\" would hide families of rankbus's own");
+          }
+        }
+      } else if (key != "name" && key != "comment") {
+        throw std::invalid_argument("unknown key \"" + key +
+                                    "\", expected name, comment, hide, families or deprecated");
       }
     }
   } catch (const std::exception& failure) {
     return Error{place + ": " + failure.what()};
   }
-  return dialect;
+  return layer;
 }
 
-bool Dialect::hides(const std::string& family) const {
-  return std::any_of(hidden_.begin(), hidden_.end(),
-                     [&](const std::string& prefix) { return family.rfind(prefix, 0) == 0; });
+bool Dialect::Layer::hides(const std::string& family) const {
+  return std::any_of(hidden.begin(), hidden.end(),
+                     [&](const std::string& prefix) { return family.starts_with(prefix); });
 }
 
 void Dialect::apply(std::vector<Family>& families) const {
+  for (const Layer& layer : layers_) layer.apply(families);
+}
+
+void Dialect::Layer::apply(std::vector<Family>& families) const {
   const auto by_name = [](const Family& a, const Family& b) { return a.name < b.name; };
   std::map<std::string, Family> shown;
-  for (const DialectRule& rule : rules_) {
+  for (const DialectRule& rule : rules) {
     Family wanted;
     wanted.name = rule.from;
     const auto source = std::lower_bound(families.begin(), families.end(), wanted, by_name);

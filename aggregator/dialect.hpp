@@ -40,11 +40,17 @@ class Dialect {
   void apply(std::vector<Family>& families) const;
 
  private:
-  static Result<Dialect> parse(std::string_view text, const std::string& where, bool deprecated);
-  bool hides(const std::string& family) const;
+  // One set of rules; the next one sees what it shows.
+  struct Layer {
+    std::vector<std::string> hidden;  // Prefixes of families that no rule shows.
+    std::vector<DialectRule> rules;
 
-  std::vector<std::string> hidden_;  // Prefixes of families that no rule shows.
-  std::vector<DialectRule> rules_;
+    bool hides(const std::string& family) const;
+    void apply(std::vector<Family>& families) const;
+  };
+  static Result<Layer> parse(std::string_view text, const std::string& where, bool deprecated);
+
+  std::vector<Layer> layers_;
 };
 
 }  // namespace rankbus

@@ -309,6 +309,14 @@ bool add_counter(const FieldValues& values, const char* name, const Labels& labe
   return true;
 }
 
+// The same of a counter of doubles.
+bool add_real(const FieldValues& values, const char* name, double& total) {
+  const auto found = values.find({name, {}});
+  if (found == values.end() || found->second.kind != Kind::counter) return false;
+  total += as_double(found->second);
+  return true;
+}
+
 void add_positions(const FieldValues& values, std::vector<std::uint64_t>& totals) {
   const std::string family = "vllm:spec_decode_num_accepted_tokens_per_pos_total";
   for (auto at = values.lower_bound({family, {}}); at != values.end() && at->first.first == family;
@@ -347,9 +355,9 @@ void add_features(const FieldValues& values, EngineTotals& engine) {
     engine.diffusion = diffusion;
   }
   PerfTotals perf = engine.perf.value_or(PerfTotals{});
-  if (add_counter(values, "vllm:estimated_flops_per_gpu_total", {}, perf.flops)) {
-    add_counter(values, "vllm:estimated_read_bytes_per_gpu_total", {}, perf.read_bytes);
-    add_counter(values, "vllm:estimated_write_bytes_per_gpu_total", {}, perf.write_bytes);
+  if (add_real(values, "vllm:estimated_flops_per_gpu_total", perf.flops)) {
+    add_real(values, "vllm:estimated_read_bytes_per_gpu_total", perf.read_bytes);
+    add_real(values, "vllm:estimated_write_bytes_per_gpu_total", perf.write_bytes);
     engine.perf = perf;
   }
 }
@@ -393,12 +401,15 @@ std::vector<EngineTotals> engine_totals(const BusReader& bus, const ValuesByIden
     Identity who;
     EngineTotals totals;
     Gauges gauges;
+    bool serves = false;  // Some process of it, dead or alive, is a scheduler or a front end.
   };
   std::map<EngineKey, Growing> engines;
   for (const auto& [who, values] : values_of) {
     if (!engine_is_shown(bus, who, now_s, options.retain_rank_s)) continue;
     Growing& engine = engines[{who.server, who.model, who.engine}];
     engine.who = who;
+    engine.serves = engine.serves || values.count({"vllm:generation_tokens_total", {}}) != 0 ||
+                    values.count({"vllm:prefix_cache_queries_total", {}}) != 0;
     add_tokens(values, engine.totals);
     add_features(values, engine.totals);
     add_infos(values, engine.totals);
@@ -425,9 +436,7 @@ std::vector<EngineTotals> engine_totals(const BusReader& bus, const ValuesByIden
       totals.multimodal_cache = windows->multimodal.sum();
     }
     // Workers alone have no throughput to speak of.
-    if (totals.running || totals.generation_tokens > 0 || totals.prompt_tokens_computed > 0) {
-      out.push_back(std::move(totals));
-    }
+    if (engine.serves) out.push_back(std::move(totals));
   }
   return out;
 }

@@ -55,7 +55,7 @@ double real(const Sample& sample, int field) {
 }  // namespace
 
 std::string server_key(const EngineKey& engine) {
-  return engine.server.empty() ? "model " + engine.model : engine.server;
+  return engine.server.empty() ? "model " + engine.model : engine.server + " model " + engine.model;
 }
 
 namespace {
@@ -123,14 +123,9 @@ void SampleFeed::observe(const LiveSegment& segment, const Sample& sample) {
   switch (use.purpose) {
     case Purpose::none:
       return;
-    case Purpose::scheduler_step: {
-      CacheWindows& windows = windows_[engine_of(segment)];
-      observe_cache(use, sample, 0, windows.prefix);
-      observe_cache(use, sample, 4, windows.external_prefix);
-      return;
-    }
+    case Purpose::scheduler_step:
     case Purpose::multimodal_cache:
-      observe_cache(use, sample, 0, windows_[engine_of(segment)].multimodal);
+      observe_caches(segment, use, sample);
       return;
     case Purpose::cuda_graph:
       observe_batch(segment, use, sample);
@@ -145,6 +140,20 @@ void SampleFeed::observe(const LiveSegment& segment, const Sample& sample) {
       pool_connector_sample(use.connector, *segment.reader, sample,
                             intervals_[engine_of(segment)].connectors);
       return;
+  }
+}
+
+void SampleFeed::observe_caches(const LiveSegment& segment, const Use& use, const Sample& sample) {
+  const EngineKey engine = engine_of(segment);
+  auto& feeders = feeders_[engine];
+  if (feeders.insert(segment.reader.get()).second && feeders.size() == 1) windows_.erase(engine);
+  for (CacheWindows* windows : {&windows_[engine], &server_windows_[server_key(engine)]}) {
+    if (use.purpose == Purpose::multimodal_cache) {
+      observe_cache(use, sample, 0, windows->multimodal);
+    } else {
+      observe_cache(use, sample, 0, windows->prefix);
+      observe_cache(use, sample, 4, windows->external_prefix);
+    }
   }
 }
 
@@ -193,6 +202,15 @@ void SampleFeed::observe_iteration(const LiveSegment& segment, const Use& use,
 const CacheWindows* SampleFeed::windows(const EngineKey& engine) const {
   const auto found = windows_.find(engine);
   return found == windows_.end() ? nullptr : &found->second;
+}
+
+std::vector<ServerCaches> SampleFeed::server_caches() const {
+  std::vector<ServerCaches> all;
+  for (const auto& [server, windows] : server_windows_) {
+    all.push_back(
+        {server, windows.prefix.sum(), windows.external_prefix.sum(), windows.multimodal.sum()});
+  }
+  return all;
 }
 
 // Highest count first; equal ones stay in the order in which they were seen, as vLLM's table does.
@@ -256,9 +274,17 @@ std::vector<IterationDetail> SampleFeed::take_iterations() {
 void SampleFeed::forget_dead(const BusReader& bus) {
   latest_stream_ = nullptr;
   latest_use_ = nullptr;
-  std::erase_if(uses_, [&](const auto& entry) {
+  const auto is_gone = [&](const SegmentReader* reader) {
     return std::none_of(bus.live().begin(), bus.live().end(),
-                        [&](const auto& live) { return live.second.reader.get() == entry.first; });
+                        [&](const auto& live) { return live.second.reader.get() == reader; });
+  };
+  std::erase_if(uses_, [&](const auto& entry) { return is_gone(entry.first); });
+  for (auto& [engine, feeders] : feeders_) std::erase_if(feeders, is_gone);
+  // A server without any feeder is over; its window would speak of another life.
+  std::erase_if(server_windows_, [&](const auto& entry) {
+    return std::none_of(feeders_.begin(), feeders_.end(), [&](const auto& fed) {
+      return !fed.second.empty() && server_key(fed.first) == entry.first;
+    });
   });
 }
 

@@ -14,6 +14,7 @@
 #include <rankbus/aggregator/connector_pool.hpp>
 #include <rankbus/aggregator/goodput.hpp>
 #include <rankbus/aggregator/snapshot.hpp>
+#include <set>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -46,6 +47,8 @@ class SampleFeed {
   const std::map<EngineKey, Goodput>& goodput() const { return goodput_; }
   // Null if the engine had no such sample.
   const CacheWindows* windows(const EngineKey& engine) const;
+  // Over all engines of each server.
+  std::vector<ServerCaches> server_caches() const;
 
   // What the interval until now told, by engine and pooled by server; the next one begins.
   std::vector<IntervalStats> take_interval(const BusReader& bus);
@@ -87,6 +90,7 @@ class SampleFeed {
 
   static Use use_of(const StreamSchema& stream);
   const Use& find_use(const LiveSegment& segment, const StreamSchema& stream);
+  void observe_caches(const LiveSegment& segment, const Use& use, const Sample& sample);
   static void observe_cache(const Use& use, const Sample& sample, std::size_t first,
                             CacheHitWindow& window);
   static std::vector<CudaGraphCount> counts_of(const std::map<Batch, BatchCount>& batches);
@@ -98,13 +102,18 @@ class SampleFeed {
   const Use* latest_use_ = nullptr;
   SloLimits slo_;
   std::map<EngineKey, CacheWindows> windows_;
+  std::map<std::string, CacheWindows> server_windows_;
+  // Who feeds an engine's windows. They are of one life of the engine: when all are gone and
+  // somebody comes, they begin anew.
+  std::map<EngineKey, std::set<const SegmentReader*>> feeders_;
   std::map<EngineKey, Goodput> goodput_;
   std::map<EngineKey, Interval> intervals_;
   std::vector<IterationDetail> iterations_;
   std::uint64_t batches_seen_ = 0;
 };
 
-// The key of a server that exporters see: its name, or for an unnamed one its model's.
+// The key of a server that exporters see. A server serves one model: two that were given one name,
+// as all containers of a pod are, are two.
 std::string server_key(const EngineKey& engine);
 
 }  // namespace rankbus

@@ -68,9 +68,9 @@ struct DiffusionTotals {
 };
 // Estimates for one GPU.
 struct PerfTotals {
-  std::uint64_t flops = 0;
-  std::uint64_t read_bytes = 0;
-  std::uint64_t write_bytes = 0;
+  double flops = 0;
+  double read_bytes = 0;
+  double write_bytes = 0;
 };
 // As configured, in vLLM's words.
 struct CudaGraphSettings {
@@ -148,6 +148,14 @@ struct IterationDetail {
   bool is_dummy = false;
 };
 
+// vLLM's windows over all engines of a server: the latest 1,000 requests of any of them.
+struct ServerCaches {
+  std::string server;  // Key of the server.
+  CacheWindow prefix_cache;
+  CacheWindow external_prefix_cache;
+  CacheWindow multimodal_cache;
+};
+
 // An alert that began to hold, or is over.
 struct AlertNote {
   std::string name;
@@ -163,6 +171,7 @@ struct Snapshot {
   bool complete = false;              // The first pass over every segment found at start is done.
   std::vector<Family> families;       // Sorted by name.
   std::vector<EngineTotals> engines;  // Sorted by server, then engine.
+  std::vector<ServerCaches> caches;   // Sorted by server.
   // Filled for the log only: at the end of its interval, and what came since the last snapshot.
   std::vector<IntervalStats> intervals;  // Those with anything to tell, in the order of `engines`.
   std::vector<IterationDetail> iterations;

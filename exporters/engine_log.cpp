@@ -32,6 +32,10 @@ DiffusionTotals growth(const DiffusionTotals& now, const DiffusionTotals& before
           growth(now.committed_tokens, before.committed_tokens)};
 }
 
+double growth(double now, double before) {
+  return now >= before ? now - before : 0;
+}
+
 PerfTotals growth(const PerfTotals& now, const PerfTotals& before) {
   return {growth(now.flops, before.flops), growth(now.read_bytes, before.read_bytes),
           growth(now.write_bytes, before.write_bytes)};
@@ -121,7 +125,7 @@ void EngineLog::log(const Snapshot& snapshot) {
     const std::string& prefix = prefixes.at(server.key);
     if (server.engines.size() > 1) print_start(server, prefix);
     print_engines(server, intervals, prefix);
-    if (server.engines.size() > 1) print_all_engines(server, intervals, prefix);
+    if (server.engines.size() > 1) print_all_engines(server, snapshot, intervals, prefix);
   }
 }
 
@@ -280,9 +284,15 @@ void EngineLog::print_engines(const Server& server, const Intervals& intervals,
   }
 }
 
-void EngineLog::print_all_engines(const Server& server, const Intervals& intervals,
-                                  const std::string& prefix) {
-  const IntervalFigures figures = sum_of(server.figures);
+void EngineLog::print_all_engines(const Server& server, const Snapshot& snapshot,
+                                  const Intervals& intervals, const std::string& prefix) {
+  IntervalFigures figures = sum_of(server.figures);
+  for (const ServerCaches& caches : snapshot.caches) {
+    if (caches.server != server.key) continue;
+    figures.prefix_cache = caches.prefix_cache;
+    figures.external_prefix_cache = caches.external_prefix_cache;
+    figures.multimodal_cache = caches.multimodal_cache;
+  }
   const auto level = level_of(figures, server_was_moving_[server.key]);
   std::optional<CudaGraphSettings> settings;  // Engines of a server are configured alike.
   for (const EngineTotals* engine : server.engines) {

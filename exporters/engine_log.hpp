@@ -80,7 +80,7 @@ class EngineLog {
   void print_iterations(const Snapshot& snapshot, const Prefixes& prefixes);
   void print_start(const Server& server, const std::string& prefix);
   void print_engines(const Server& server, const Intervals& intervals, const std::string& prefix);
-  void print_all_engines(const Server& server, const Intervals& intervals,
+  void print_all_engines(const Server& server, const Snapshot& snapshot, const Intervals& intervals,
                          const std::string& prefix);
   void print_samples(spdlog::level::level_enum level, const Intervals& intervals,
                      const std::string& server, std::optional<std::uint32_t> engine,

@@ -274,11 +274,11 @@ std::vector<std::string> cuda_graph_table_untrusted(
 std::string perf_line(const IntervalFigures& figures) {
   if (!figures.perf) return {};
   const PerfTotals& perf = *figures.perf;
-  if (perf.flops == 0 && perf.read_bytes == 0 && perf.write_bytes == 0) return {};
-  const double bytes = static_cast<double>(perf.read_bytes) + static_cast<double>(perf.write_bytes);
+  if (!(perf.flops > 0 || perf.read_bytes > 0 || perf.write_bytes > 0)) return {};
+  const double bytes = perf.read_bytes + perf.write_bytes;
   return fmt::format("MFU: {:.1f} TF/s/GPU {:.1f} GB/s/GPU",
-                     per_second(perf.flops, figures.elapsed_s) / 1e12,
-                     per_second(bytes, figures.elapsed_s) / 1e9);
+                     finite_or_zero(per_second(perf.flops, figures.elapsed_s)) / 1e12,
+                     finite_or_zero(per_second(bytes, figures.elapsed_s)) / 1e9);
 }
 
 std::string iteration_line(const IterationDetail& iteration) {

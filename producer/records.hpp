@@ -300,14 +300,15 @@ enum class FinishedReason : std::uint16_t { stop = 1, length, abort, error, repe
         counter("vllm:diffusion_num_committed_tokens_total").in(Unit::tokens),                         \
         "Tokens that denoising steps committed")
 
+// Doubles, because a GPU does 2^64 operations in hours.
 #define RANKBUS_PERF_STATS_ROWS(FIELD, OPTIONAL, ARRAY)                                                \
   FIELD(std::uint64_t, stamp, stamp(), "When the step was scheduled")                                  \
-  FIELD(std::uint64_t, num_flops_per_gpu, counter("vllm:estimated_flops_per_gpu_total"),               \
+  FIELD(double, num_flops_per_gpu, counter("vllm:estimated_flops_per_gpu_total"),               \
         "Floating-point operations of one GPU, estimated from the schedule")                           \
-  FIELD(std::uint64_t, num_read_bytes_per_gpu,                                                         \
+  FIELD(double, num_read_bytes_per_gpu,                                                         \
         counter("vllm:estimated_read_bytes_per_gpu_total").in(Unit::bytes),                            \
         "Bytes that one GPU reads from its memory, estimated from the schedule")                       \
-  FIELD(std::uint64_t, num_write_bytes_per_gpu,                                                        \
+  FIELD(double, num_write_bytes_per_gpu,                                                        \
         counter("vllm:estimated_write_bytes_per_gpu_total").in(Unit::bytes),                           \
         "Bytes that one GPU writes to its memory, estimated from the schedule")
 

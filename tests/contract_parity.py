@@ -73,11 +73,13 @@ def described():
 
 def page():
     ours = described()
-    mirrored = {rule["family"]: rule["from"] for rule in DIALECT["deprecated"]}
+    mirrored = {}
+    for rule in DIALECT["deprecated"]:
+        mirrored.setdefault(rule["family"], []).append(rule["from"])
     rows = []
     for family in TABLE["families"]:
         name = family["family"]
-        fed = ours.get(name) or [(record, field, how) for record, field, how in ours.get(mirrored.get(name), [])]
+        fed = ours.get(name) or [each for source in mirrored.get(name, []) for each in ours[source]]
         labels = [label for label in [*family.get("base", ["model_name", "engine"]), *family.get("labels", [])]]
         shown = ", ".join("the configuration's" if label == "*" else label for label in labels)
         record = "; ".join(f"`{record}.{field}`" for record, field, _ in fed)

@@ -476,7 +476,7 @@ TEST_F(EngineLogTest, HostileNumbers_PrintWithoutHarm) {
   log_.observe(snapshot_);
   pass_seconds(1e-9);
   engine(0).spec_decoding = SpecDecodingTotals{kHuge, kHuge, kHuge, {kHuge}};
-  engine(0).perf = PerfTotals{kHuge, kHuge, kHuge};
+  engine(0).perf = PerfTotals{1e308, 1e308, 1e308};
   engine(0).corrupted = kHuge;
   snapshot_.iterations = {{"k1", 0, kHuge, kHuge, kHuge, kHuge, kHuge, kHuge, kHuge, nan, -nan}};
   for (const std::string& line : log()) {

@@ -11,8 +11,8 @@ FinishedReason reason_of(const std::string& text) {
   if (text == "abort") return FinishedReason::abort;
   if (text == "error") return FinishedReason::error;
   if (text == "repetition") return FinishedReason::repetition;
-  throw BadLine("finish_reason: \"" + text +
-                "\", expected stop, length, abort, error or repetition");
+  // A reason of another release, or none at all, counts as `other`.
+  return static_cast<FinishedReason>(0);
 }
 
 std::string joined_keys(const Json& in, const char* key) {
@@ -80,7 +80,9 @@ void CallRecords::take_scheduler(const Json& in, bool is_moriio) {
   step.num_running_reqs = small(in, "num_running_reqs");
   step.num_waiting_reqs = small(in, "num_waiting_reqs");
   step.num_skipped_waiting_reqs = small(in, "num_skipped_waiting_reqs");
-  step.kv_cache_usage = real(in, "kv_cache_usage").value_or(0);
+  // The former name is of releases up to 0.9.
+  step.kv_cache_usage =
+      real(in, "kv_cache_usage").value_or(real(in, "gpu_cache_usage").value_or(0));
   if (const Json* cache = member(in, "prefix_cache_stats")) {
     step.prefix_cache_reset = flag(*cache, "reset") ? 1 : 0;
     step.prefix_cache_requests = small(*cache, "requests");
@@ -102,9 +104,9 @@ void CallRecords::take_scheduler(const Json& in, bool is_moriio) {
   }
   if (const Json* stats = member(in, "perf_stats")) {
     PerfStats& perf = perf_.emplace();
-    perf.num_flops_per_gpu = whole(*stats, "num_flops_per_gpu");
-    perf.num_read_bytes_per_gpu = whole(*stats, "num_read_bytes_per_gpu");
-    perf.num_write_bytes_per_gpu = whole(*stats, "num_write_bytes_per_gpu");
+    perf.num_flops_per_gpu = real(*stats, "num_flops_per_gpu").value_or(0);
+    perf.num_read_bytes_per_gpu = real(*stats, "num_read_bytes_per_gpu").value_or(0);
+    perf.num_write_bytes_per_gpu = real(*stats, "num_write_bytes_per_gpu").value_or(0);
   }
   if (const Json* stats = member(in, "cudagraph_stats")) {
     CudaGraph& graph = cuda_graph_.emplace();
@@ -170,7 +172,9 @@ void CallRecords::take_iteration(const Json& in) {
     iteration.prompt_computed_tokens = whole(in, "num_prompt_tokens");
   }
   iteration.time_to_first_token_seconds = keep(reals(in, "time_to_first_tokens_iter"));
-  iteration.inter_token_latency_seconds = keep(reals(in, "inter_token_latencies_iter"));
+  const bool has_former_name = member(in, "inter_token_latencies_iter") == nullptr;
+  iteration.inter_token_latency_seconds = keep(
+      reals(in, has_former_name ? "time_per_output_tokens_iter" : "inter_token_latencies_iter"));
   iteration.max_num_generation_tokens = keep(wholes(in, "max_num_generation_tokens_iter"));
   iteration.n_params = keep(wholes(in, "n_params_iter"));
   corrupted_ = whole(in, "num_corrupted_reqs");
@@ -179,7 +183,7 @@ void CallRecords::take_iteration(const Json& in) {
 
 void CallRecords::take_finished(const Json& in) {
   FinishedRequest& record = finished_.emplace_back();
-  record.finished_reason = reason_of(text(in, "finish_reason").value_or("stop"));
+  record.finished_reason = reason_of(text(in, "finish_reason").value_or(""));
   record.num_prompt_tokens = whole(in, "num_prompt_tokens");
   record.num_generation_tokens = whole(in, "num_generation_tokens");
   record.num_cached_tokens = signed_whole(in, "num_cached_tokens").value_or(0);

@@ -27,6 +27,7 @@ class CallRecords {
 
   // The record types beyond a front end's own that this call needs.
   Features features() const;
+  std::uint64_t unknown_connectors() const { return connectors_.unknown; }
 
   // Writes everything with this stamp. What the producer does not declare is not written.
   void write(Producer& producer, std::uint64_t stamp);

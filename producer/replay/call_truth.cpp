@@ -72,7 +72,7 @@ double sum(const Json& value) {
   if (value.is_number()) return value.get<double>();
   double total = 0;
   if (value.is_array()) {
-    for (const Json& each : value) total += each.get<double>();
+    for (const Json& each : value) total += each.is_number() ? each.get<double>() : 0;
   }
   return total;
 }
@@ -149,6 +149,8 @@ std::map<std::string, std::string> with(std::map<std::string, std::string> label
   return labels;
 }
 
+constexpr std::string_view kReasons[] = {"stop", "length", "abort", "error", "repetition"};
+
 constexpr const char* kCounters[] = {"vllm:prefix_cache_queries_total",
                                      "vllm:prefix_cache_hits_total",
                                      "vllm:external_prefix_cache_queries_total",
@@ -168,8 +170,9 @@ void CallTruth::declare_engine(std::uint32_t engine) {
   for (const char* name : kCounters) count(name, labels, 0);
   for (const char* source : {"local_compute", "local_cache_hit", "external_kv_transfer"})
     count("vllm:prompt_tokens_by_source_total", with(labels, "source", source), 0);
-  for (const char* reason : {"stop", "length", "abort", "error", "repetition"})
-    count("vllm:request_success_total", with(labels, "finished_reason", reason), 0);
+  for (const std::string_view reason : kReasons) {
+    count("vllm:request_success_total", with(labels, "finished_reason", std::string(reason)), 0);
+  }
   for (const char* name :
        {"vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"}) {
     set(name, labels, 0);
@@ -308,7 +311,8 @@ void CallTruth::observe_scheduler(const Json& in, const Labels& engine) {
   set("vllm:num_requests_waiting", engine, waiting + deferred);
   set("vllm:num_requests_waiting_by_reason", with(engine, "reason", "capacity"), waiting);
   set("vllm:num_requests_waiting_by_reason", with(engine, "reason", "deferred"), deferred);
-  set("vllm:kv_cache_usage_perc", engine, number(in, "kv_cache_usage"));
+  set("vllm:kv_cache_usage_perc", engine,
+      real(in, "kv_cache_usage").value_or(number(in, "gpu_cache_usage")));
   for (const auto& [key, prefix] :
        {std::pair{"prefix_cache_stats", "vllm:prefix_cache"},
         std::pair{"connector_prefix_cache_stats", "vllm:external_prefix_cache"}}) {
@@ -373,7 +377,9 @@ void CallTruth::observe_iteration(const Json& in, const Labels& engine) {
   observe_values("vllm:time_to_first_token_seconds", engine,
                  reals(in, "time_to_first_tokens_iter"));
   observe_values("vllm:inter_token_latency_seconds", engine,
-                 reals(in, "inter_token_latencies_iter"));
+                 reals(in, member(in, "inter_token_latencies_iter") == nullptr
+                               ? "time_per_output_tokens_iter"
+                               : "inter_token_latencies_iter"));
   observe_values("vllm:request_max_num_generation_tokens", engine,
                  reals(in, "max_num_generation_tokens_iter"));
   observe_values("vllm:request_params_n", engine, reals(in, "n_params_iter"));
@@ -383,7 +389,8 @@ void CallTruth::observe_iteration(const Json& in, const Labels& engine) {
 }
 
 void CallTruth::observe_finished(const Json& in, const Labels& engine) {
-  const std::string reason = text(in, "finish_reason").value_or("stop");
+  std::string reason = text(in, "finish_reason").value_or("");
+  if (!std::count(std::begin(kReasons), std::end(kReasons), reason)) reason = "other";
   count("vllm:request_success_total", with(engine, "finished_reason", reason), 1);
   const double prompt = number(in, "num_prompt_tokens");
   observe_value("vllm:request_prompt_tokens", engine, prompt);
@@ -443,7 +450,9 @@ void CallTruth::observe_offloading_metric(std::string name, const Json& value,
   if (!name.starts_with(prefix)) name = prefix + name;
   if (name.ends_with("_total")) name.resize(name.size() - 6);
   if (histograms_.count({name, engine}) != 0) {
-    if (value.is_array()) observe_values(name, engine, value.get<std::vector<double>>());
+    for (const Json& each : value) {
+      if (each.is_number()) observe_value(name, engine, each.get<double>());
+    }
   } else if (counters_.count(series(name + "_total", engine)) != 0) {
     count(name + "_total", engine, sum(value));
   } else if (gauges_.count(series(name, engine)) != 0) {
@@ -496,7 +505,10 @@ void CallTruth::observe_connector(const Json& payload, const Labels& engine, boo
     }
     return;
   }
-  const Json* first = payload.empty() ? nullptr : &payload.begin().value();
+  const Json* first = nullptr;
+  for (const Json& value : payload) {
+    if (!value.is_null() && first == nullptr) first = &value;
+  }
   if (first == nullptr) return;
   if (first->is_array() && !first->empty() && first->at(0).is_object() &&
       first->at(0).contains("duration_seconds")) {
@@ -509,6 +521,7 @@ void CallTruth::observe_connector(const Json& payload, const Labels& engine, boo
     return;
   }
   for (const auto& [child, value] : payload.items()) {
+    if (!value.is_object()) continue;
     const bool is_wrapped = value.size() == 1 && value.contains("data");
     observe_connector(is_wrapped ? value.at("data") : value, engine,
                       child.find("MoRI") != std::string::npos);
@@ -525,9 +538,10 @@ std::string CallTruth::json() const {
                : Json(static_cast<double>(value));
   };
   for (const auto& [name, value] : counters_) {
-    // Seconds are added up in another order than by the ranks, so they equal to rounding only.
-    const bool is_seconds = name.find("_time_total{") != std::string::npos;
-    out[is_seconds ? "sums" : "counters"][name] = number_json(value);
+    // Sums of doubles are equal to rounding only.
+    const bool is_real =
+        name.find("_time_total{") != std::string::npos || name.starts_with("vllm:estimated_");
+    out[is_real ? "sums" : "counters"][name] = number_json(value);
   }
   for (const auto& [name, value] : gauges_) out["gauges"][name] = number_json(value);
   for (const auto& [key, histogram] : histograms_) {

@@ -85,8 +85,16 @@ bool CallsFile::read_line(std::string& text) {
     if (text.ends_with('\n')) break;
     if (text.size() > kMaxLineBytes) throw BadLine("is longer than 64 MiB");
   }
+  if (text.ends_with('\n')) {
+    ++line_;
+    return true;
+  }
   int error = 0;
   const char* message = gzerror(static_cast<gzFile>(file_), &error);
+  if (error == Z_BUF_ERROR) {
+    is_cut_ = true;
+    return false;
+  }
   if (error != Z_OK && error != Z_STREAM_END) {
     throw std::runtime_error(path_ + ": behind line " + std::to_string(line_) + ": " +
                              (error == Z_ERRNO ? std::strerror(errno) : message));
@@ -101,10 +109,17 @@ bool CallsFile::next(Call& call) {
   do {
     if (!read_line(line)) return false;
   } while (line.find_first_not_of(" \t\r\n") == std::string::npos);
+  if (!line.ends_with('\n') && !Json::accept(line)) {
+    is_cut_ = true;
+    return false;
+  }
   const Json in = parse_object(line);
   call = Call{};
   call.line = line_;
   call.t_s = real(in, "t");
+  constexpr double kMost_s = 1e11;  // A few thousand years.
+  if (call.t_s && !(*call.t_s >= -kMost_s && *call.t_s <= kMost_s))
+    throw BadLine("t: seconds of a clock are expected");
   call.engine = small(in, "engine");
   call.has_engine = member(in, "engine") != nullptr;
   call.scheduler = object_or_null(in, "scheduler");

@@ -50,6 +50,8 @@ class CallsFile {
   // behind it. Empty lines are skipped.
   bool next(Call& call);
   std::uint64_t line() const { return line_; }
+  // The file ends in the middle of a line, or of its compressed data: who wrote it was killed.
+  bool is_cut() const { return is_cut_; }
 
  private:
   bool read_line(std::string& text);
@@ -57,6 +59,7 @@ class CallsFile {
   std::string path_;
   void* file_ = nullptr;
   std::uint64_t line_ = 0;
+  bool is_cut_ = false;
   CallsHeader header_;
 };
 

@@ -16,9 +16,10 @@ void parse_transfers(const Json& payload, std::vector<Transfer>& out) {
   const std::vector<double> durations = reals(payload, "transfer_duration");
   const std::vector<std::uint64_t> bytes = wholes(payload, "bytes_transferred");
   const std::vector<std::uint64_t> descriptors = wholes(payload, "num_descriptors");
-  for (std::size_t i = 0; i < durations.size(); ++i) {
+  const std::size_t count = std::max({durations.size(), bytes.size(), descriptors.size()});
+  for (std::size_t i = 0; i < count; ++i) {
     Transfer& record = out.emplace_back();
-    record.transfer_duration_seconds = durations[i];
+    if (i < durations.size()) record.transfer_duration_seconds = durations[i];
     if (i < bytes.size()) record.bytes_transferred = bytes[i];
     if (i < descriptors.size()) record.num_descriptors = descriptors[i];
   }
@@ -33,8 +34,8 @@ void parse_posted_transfers(const Json& payload, std::vector<Transfer>& out) {
   const std::size_t before = out.size();
   parse_transfers(payload, out);
   const std::vector<double> posts = reals(payload, "post_duration");
-  for (std::size_t i = 0; i < posts.size() && before + i < out.size(); ++i)
-    out[before + i].post_duration_seconds = posts[i];
+  if (before + posts.size() > out.size()) out.resize(before + posts.size());
+  for (std::size_t i = 0; i < posts.size(); ++i) out[before + i].post_duration_seconds = posts[i];
   Transfer failures;
   failures.num_failed_transfers = count_of(payload, "num_failed_transfers");
   failures.num_failed_notifications = count_of(payload, "num_failed_notifications");
@@ -209,11 +210,13 @@ void parse_connector_payload(const Json& payload, bool is_moriio, ConnectorRecor
   } else if (is_offloading(payload)) {
     parse_offloading(payload, out.offloading.emplace_back());
   } else {
-    // Several connectors: the payload of each under its class's name, wrapped or not.
+    // Several connectors: the payload of each under its class's name, wrapped or not. What belongs
+    // to none that is known is left out, and the rest of the call is not.
     for (const auto& [child, value] : payload.items()) {
+      if (value.is_null()) continue;
       if (!value.is_object()) {
-        throw BadLine("kv_connector_stats: \"" + child +
-                      "\" belongs to no connector that is known");
+        ++out.unknown;
+        return;
       }
       const bool moriio_child = child.find("MoRI") != std::string::npos;
       const Json* data = value.size() == 1 ? member(value, "data") : nullptr;

@@ -39,6 +39,7 @@ struct ConnectorRecords {
   std::vector<StoreOperation> store;
   std::vector<OffloadingReport> offloading;
   std::vector<HiSparse> hisparse;
+  std::uint64_t unknown = 0;  // Payloads that belong to no connector that is known.
 };
 
 // Takes a payload apart. Throws BadLine where a field is of the wrong kind.

@@ -1,9 +1,12 @@
 #include <charconv>
 #include <cmath>
+#include <rankbus/bus/schema.hpp>
 #include <rankbus/producer/replay/json_fields.hpp>
 
 namespace rankbus::replay {
 namespace {
+
+using bus::absent;
 
 [[noreturn]] void refuse(const char* key, const Json& found, const char* expected) {
   std::string shown = found.dump(-1, ' ', false, Json::error_handler_t::replace);
@@ -79,7 +82,8 @@ bool flag(const Json& object, const char* key) {
 std::vector<double> reals(const Json& object, const char* key) {
   std::vector<double> values;
   if (const Json* list = member(object, key)) {
-    for (const Json& value : list_of(key, *list)) values.push_back(real_of(key, value));
+    for (const Json& value : list_of(key, *list))
+      values.push_back(value.is_null() ? absent<double>() : real_of(key, value));
   }
   return values;
 }
@@ -87,7 +91,8 @@ std::vector<double> reals(const Json& object, const char* key) {
 std::vector<std::uint64_t> wholes(const Json& object, const char* key) {
   std::vector<std::uint64_t> values;
   if (const Json* list = member(object, key)) {
-    for (const Json& value : list_of(key, *list)) values.push_back(whole_of(key, value));
+    for (const Json& value : list_of(key, *list))
+      values.push_back(value.is_null() ? absent<std::uint64_t>() : whole_of(key, value));
   }
   return values;
 }
@@ -96,7 +101,9 @@ std::uint64_t sum_of(const Json& object, const char* key) {
   const Json* value = member(object, key);
   if (value != nullptr && !value->is_array()) return whole_of(key, *value);
   std::uint64_t sum = 0;
-  for (const std::uint64_t each : wholes(object, key)) sum += each;
+  for (const std::uint64_t each : wholes(object, key)) {
+    if (each != absent<std::uint64_t>()) sum += each;
+  }
   return sum;
 }
 

@@ -32,8 +32,8 @@ std::optional<double> real(const Json& object, const char* key);
 std::optional<std::string> text(const Json& object, const char* key);
 bool flag(const Json& object, const char* key);
 
-// Lists; missing: empty. A list of numbers that was counted only, such as vLLM's lists of ones, has
-// its sum as count.
+// Lists; missing: empty. A null in one is a value that was not told, which nothing counts. A list
+// of numbers that was counted only, such as vLLM's lists of ones, has its sum as count.
 std::vector<double> reals(const Json& object, const char* key);
 std::vector<std::uint64_t> wholes(const Json& object, const char* key);
 std::uint64_t sum_of(const Json& object, const char* key);

@@ -105,11 +105,30 @@ class Replay {
           }
           engines.insert(call.engine);
           found.merge(records.features());
+          unknown_connectors_ += records.unknown_connectors();
         },
         /*refusing=*/true);
     if (engines.empty()) engines.insert(0);
     engines_.assign(engines.begin(), engines.end());
     features_ = header_.features ? configured : found;
+    if (file.is_cut()) {
+      std::fprintf(stderr,
+                   "rankbus replay: %s ends in the middle of a line; who wrote it was stopped. The "
+                   "lines before it are replayed\n",
+                   options_.file.c_str());
+    }
+    if (unknown_connectors_ > 0) {
+      std::fprintf(stderr,
+                   "rankbus replay: %llu payloads of connectors that are not known are left out\n",
+                   static_cast<unsigned long long>(unknown_connectors_));
+    }
+    for (const std::string& feature : found) {
+      if (features_.count(feature) != 0 || feature == record_type<SchedulerStep>()->name) continue;
+      std::fprintf(stderr,
+                   "rankbus replay: the calls have %s, which the header's features do not name; it "
+                   "is left out, as vLLM does\n",
+                   feature.c_str());
+    }
     if (header_.cache_config.is_object()) features_.insert(record_type<CacheConfig>()->name);
     truth_ = std::make_unique<CallTruth>(header_, engines_, features_, server_name());
   }
@@ -240,6 +259,7 @@ class Replay {
   std::unique_ptr<CallTruth> truth_;
   std::uint64_t written_ = 0;
   std::uint64_t skipped_ = 0;
+  std::uint64_t unknown_connectors_ = 0;
   double seconds_ = 0;
   double elapsed_s_ = 0;
   bool signalled_ = false;

@@ -342,7 +342,13 @@ void write_features(SeriesWriter& out, const FeatureTruth& truth, const FeatureO
                     std::uint32_t kv_blocks) {
   for (const CounterName& row : kCounterNames) {
     if (!is_configured(row.family, features)) continue;
-    out.counter(row.name, truth.counters[static_cast<std::size_t>(row.counter)]);
+    const std::uint64_t value = truth.counters[static_cast<std::size_t>(row.counter)];
+    // Estimates are added up as doubles, which are equal to rounding only.
+    if (row.family == FeatureFamily::perf) {
+      out.real_counter(row.name, static_cast<double>(value));
+    } else {
+      out.counter(row.name, value);
+    }
   }
   for (const HistogramName& row : kHistogramNames) {
     if (!is_configured(row.family, features)) continue;

@@ -97,9 +97,9 @@ void SchedulerFeatures::record_estimate(const Step& step) {
   const WorkEstimate estimate = estimate_work(step.work, ModelSize{}, plan_.options.tp);
   PerfStats record;
   record.stamp = step.stamp;
-  record.num_flops_per_gpu = estimate.flops;
-  record.num_read_bytes_per_gpu = estimate.read_bytes;
-  record.num_write_bytes_per_gpu = estimate.write_bytes;
+  record.num_flops_per_gpu = static_cast<double>(estimate.flops);
+  record.num_read_bytes_per_gpu = static_cast<double>(estimate.read_bytes);
+  record.num_write_bytes_per_gpu = static_cast<double>(estimate.write_bytes);
   truth_.observe(estimate);
   producer_.record(record);
 }

@@ -5,6 +5,7 @@ Method: files with everything that vLLM's stats objects can say, written from a 
 Replay: the seed is printed; RANKBUS_SEED=N repeats it.
 """
 
+import gzip
 import json
 import os
 import pathlib
@@ -33,6 +34,7 @@ class Replay(unittest.TestCase):
     def replayed(self, file, *arguments, speed="max", aggregator=()):
         """Replays a file and returns (truth, scrape while the producers live, log text)."""
         truth = self.folder / "truth.json"
+        truth.unlink(missing_ok=True)
         with lib.Aggregator(self.bus, "--log-interval", "0.5", *aggregator) as aggregate:
             with lib.Process(
                 "replay", file, "--bus", self.bus, "--speed", speed, "--truth", truth, "--linger", *arguments
@@ -134,6 +136,78 @@ class Replay(unittest.TestCase):
         self.assertEqual(skipping.returncode, 0, skipping.stderr)
         self.assertIn(f"replayed {good - 1} calls", skipping.stdout)
         self.assertIn("(2 bad lines left out)", skipping.stdout)
+
+    def odd(self, *calls, features=None, gzipped=False, cut=0):
+        """Replays hand-made calls; returns (truth, scrape, what replay said)."""
+        header = {"model_name": "m", "max_model_len": 4096, "engines": [0]}
+        if features is not None:
+            header["features"] = features
+        text = "".join(json.dumps(line) + "\n" for line in [header, *calls])
+        file = self.folder / ("calls.gz" if gzipped else "calls.jsonl")
+        data = gzip.compress(text.encode()) if gzipped else text.encode()
+        file.write_bytes(data[: len(data) - cut])
+        truth, scrape, _ = self.replayed(file)
+        said = lib.run_rankbus("replay", file, "--bus", self.folder / "again", "--speed", "max")
+        self.assertEqual(said.returncode, 0, said.stderr)
+        return truth, scrape, said.stderr
+
+    def test_UnknownConnector_CostsNothingButItself(self):
+        scheduler = {"num_running_reqs": 3, "kv_connector_stats": {"LMCacheConnector": [1, 2], "NixlConnector": None}}
+        truth, scrape, said = self.odd({"scheduler": scheduler, "iteration": {"num_generation_tokens": 50}})
+        self.assert_equal_to_truth(truth, scrape, at_least=300)
+        self.assertEqual(scrape.value("vllm:generation_tokens_total"), 50)
+        self.assertIn("1 payloads of connectors that are not known", said)
+
+    def test_ListsOfDifferentLengthsAndNulls_CountWhatTheyHave(self):
+        payload = {
+            "transfer_duration": [0.5],
+            "post_duration": [0.1, None, 0.2],
+            "bytes_transferred": [4096, 8192],
+            "num_descriptors": [None, 3],
+            "num_failed_notifications": [],
+            "num_failed_transfers": [1, 1],
+        }
+        truth, scrape, _ = self.odd({"scheduler": {"kv_connector_stats": payload}})
+        self.assert_equal_to_truth(truth, scrape, at_least=300)
+        for family, count in [("xfer_time_seconds", 1), ("post_time_seconds", 2), ("bytes_transferred", 2), ("num_descriptors", 1)]:
+            self.assertEqual(scrape.value(f"vllm:nixl_{family}_count"), count, family)
+        self.assertEqual(scrape.value("vllm:nixl_num_failed_transfers_total"), 2)
+
+    def test_UnknownReason_CountsAsOther(self):
+        requests = [{"finish_reason": reason, "num_prompt_tokens": 5} for reason in (None, "tool_call", "stop")]
+        truth, scrape, _ = self.odd({"iteration": {"finished_requests": requests}})
+        self.assert_equal_to_truth(truth, scrape, at_least=300)
+        self.assertEqual(scrape.value("vllm:request_success_total", finished_reason="other"), 2)
+        self.assertEqual(scrape.value("vllm:request_success_total", finished_reason="stop"), 1)
+
+    def test_FileOfAKilledWriter_IsReplayedUpToThere(self):
+        calls = [{"t": i, "iteration": {"num_generation_tokens": 1}} for i in range(2000)]
+        for gzipped, cut in ((False, 9), (True, 200)):
+            truth, scrape, said = self.odd(*calls, gzipped=gzipped, cut=cut)
+            self.assert_equal_to_truth(truth, scrape, at_least=300)
+            self.assertGreater(scrape.value("vllm:generation_tokens_total"), 100)
+            self.assertLess(scrape.value("vllm:generation_tokens_total"), 2000)
+            self.assertIn("ends in the middle of a line", said)
+
+    def test_UndeclaredFeature_IsLeftOutAndSaid(self):
+        perf = {"num_flops_per_gpu": 1, "num_read_bytes_per_gpu": 1, "num_write_bytes_per_gpu": 1}
+        truth, scrape, said = self.odd({"scheduler": {"perf_stats": perf}}, features=[])
+        self.assert_equal_to_truth(truth, scrape, at_least=300)
+        self.assertIn("the calls have perf_stats, which the header's features do not name", said)
+
+    def test_OperationsBeyond64Bits_KeepCounting(self):
+        perf = {"num_flops_per_gpu": 9e18, "num_read_bytes_per_gpu": 0, "num_write_bytes_per_gpu": 0}
+        truth, scrape, _ = self.odd(*[{"scheduler": {"perf_stats": perf}}] * 5)
+        self.assert_equal_to_truth(truth, scrape, at_least=300)
+        self.assertEqual(scrape.value("vllm:estimated_flops_per_gpu_total"), 4.5e19)
+
+    def test_FormerNamesOfFields_AreUnderstood(self):
+        truth, scrape, _ = self.odd(
+            {"scheduler": {"gpu_cache_usage": 0.25}, "iteration": {"time_per_output_tokens_iter": [0.5, 0.25]}}
+        )
+        self.assert_equal_to_truth(truth, scrape, at_least=300)
+        self.assertEqual(scrape.value("vllm:kv_cache_usage_perc"), 0.25)
+        self.assertEqual(scrape.value("vllm:inter_token_latency_seconds_count"), 2)
 
     def test_NoHeader_SaysWhatIsMissing(self):
         file = self.folder / "calls.jsonl"

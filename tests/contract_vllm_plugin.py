@@ -7,6 +7,7 @@ Replay: /usr/bin/python3 -B tests/contract_vllm_plugin.py
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import unittest
@@ -89,6 +90,15 @@ class Registration(unittest.TestCase):
     def test_WithoutVllm_StatLoggerIsAnAttributeThatIsNotThere(self):
         code = "import sys; sys.modules['vllm'] = None; import rankbus.vllm as r; print(hasattr(r, 'StatLogger'))"
         self.assertEqual(run_python(code).stdout.strip(), "False")
+
+    def test_InstallCommand_IsTheOfflineOneOnEveryPage(self):
+        for page in ("README.md", "producer/python/README.md", "producer/python/VLLM.md"):
+            commands = re.findall(r"pip install[^`#\n]*", (lib.ROOT / page).read_text())
+            self.assertEqual(
+                {command.strip() for command in commands},
+                {"pip install --no-build-isolation --no-deps ./producer/python"},
+                page,
+            )
 
     @unittest.skipUnless(PYPROJECT.exists(), "no pyproject.toml")
     def test_Package_InstallsTheEntryPointsThatTheTestsUse(self):

@@ -1,4 +1,4 @@
-"""Goal:   a recording of calls holds the fields that rankbus knows, every number in its place, and no text of a client's.
+"""Goal:   a recording of calls holds the fields that rankbus knows, each number in its place, and no text of a client's.
 Method: recordings of statistics that carry texts where no release has them, numbers of several libraries, and numbers
         that are none; read back as JSON.
 Replay: /usr/bin/python3 -B tests/contract_vllm_plugin_calls.py
@@ -132,7 +132,8 @@ class RecordedCalls(unittest.TestCase):
         self.assertEqual(call["iteration"]["finished_requests"][0]["finish_reason"], "stop")
         done = {"duration_seconds": 0.5, "num_keys": 1, "num_bytes": 2, "num_failed_keys": 0, "status": "ok"}
         payload = {"save_put": [{**done, "key": CLIENTS}], "load_get": [SimpleNamespace(**done)], CLIENTS: [CLIENTS]}
-        self.assertEqual(self.connector_stats(payload, "MooncakeStoreConnector"), {"save_put": [done], "load_get": [done]})
+        shown = self.connector_stats(payload, "MooncakeStoreConnector")
+        self.assertEqual(shown, {"save_put": [done], "load_get": [done]})
         self.assertNotIn(CLIENTS, self.text)
 
     def test_ReasonThatIsNotKnown_IsNull(self):
@@ -142,11 +143,10 @@ class RecordedCalls(unittest.TestCase):
     # Every number in its place.
 
     def test_NumbersThatAreNone_LeaveTheirNeighboursWhereTheyAre(self):
-        payload = {"transfer_duration": [0.5, math.nan, 0.25], "bytes_transferred": [1, 2, 3], "num_descriptors": [math.inf]}
-        self.assertEqual(
-            self.connector_stats(payload),
-            {"transfer_duration": [0.5, None, 0.25], "bytes_transferred": [1, 2, 3], "num_descriptors": [None]},
-        )
+        payload = {"transfer_duration": [0.5, math.nan, 0.25], "bytes_transferred": [1, 2, 3]}
+        shown = self.connector_stats({**payload, "num_descriptors": [math.inf]})
+        expected = {"transfer_duration": [0.5, None, 0.25], "bytes_transferred": [1, 2, 3], "num_descriptors": [None]}
+        self.assertEqual(shown, expected)
 
     @unittest.skipIf(numpy is None, "no numpy")
     def test_ArraysAndNumbersOfNumpy_AreListsAndNumbers(self):

@@ -46,7 +46,11 @@ ODD_OPTIONS = (
     ),
     ({"kv_transfer_config": {"kv_connector": 3}}, "scheduler_step", "kv_connector"),
     ({"kv_transfer_config": multi("nixl", {"kv_connector": "NixlConnector"})}, "connector:nixl", "connectors"),
-    ({"kv_transfer_config": multi({"kv_connector": 3}, {"kv_connector": "NixlConnector"})}, "connector:nixl", "kv_connector"),
+    (
+        {"kv_transfer_config": multi({"kv_connector": 3}, {"kv_connector": "NixlConnector"})},
+        "connector:nixl",
+        "kv_connector",
+    ),
     (
         {"kv_transfer_config": {"kv_connector": "MultiConnector", "kv_connector_extra_config": {"connectors": 7}}},
         "scheduler_step",

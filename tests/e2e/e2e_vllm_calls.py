@@ -157,28 +157,52 @@ class RecordedCalls(unittest.TestCase):
         self.assertEqual(shown.keys(), recorded.keys())
 
     @unittest.skipUnless(CAN_REPLAY, "this rankbus has no replay")
+    def test_UnusualStatisticsReplayed_CountAsTheyDid(self):
+        path = self.folder / "calls.jsonl"
+        with lib.Aggregator(self.bus) as aggregator:
+            with drivers.Driver(FEATURES, self.bus, env={"RANKBUS_RECORD_CALLS": str(path)}) as driver:
+                driver.ask("unusual")
+                recorded = counts(aggregator.scrape())
+        with self.replayed(path) as aggregator:
+            shown = counts(aggregator.scrape())
+        self.assertEqual({lib.show_series(s): v for s, v in shown.items()},
+                         {lib.show_series(s): v for s, v in recorded.items()})  # fmt: skip
+        told = {s.name: value for s, value in recorded.items()}
+        self.assertEqual(told["vllm:nixl_xfer_time_seconds_count"], 2)
+        self.assertEqual(told["vllm:nixl_bytes_transferred_count"], 3)
+        self.assertEqual(told["vllm:e2e_request_latency_seconds_count"], 1)
+
+    @unittest.skipUnless(CAN_REPLAY, "this rankbus has no replay")
     def test_FilesOfSeveralApiServers_ReplayedAsOneServerAddUp(self):
         path = self.folder / "calls.jsonl"
-        with drivers.Driver({"start": "fork", "clients": 2}, self.bus, env={"RANKBUS_RECORD_CALLS": str(path)}) as driver:
+        plan = {"start": "fork", "clients": 2}
+        with drivers.Driver(plan, self.bus, env={"RANKBUS_RECORD_CALLS": str(path)}) as driver:
             answers = [driver.ask("play", client=client, seed=SEED, steps=STEPS) for client in range(2)]
             driver.end()
-        first, second = sorted(self.folder.iterdir())
-        # As VLLM.md says: one run, so that they are one server.
-        with self.replayed(first, second, env={"RANKBUS_RUN_ID": "one-run"}) as aggregator:
+        files = sorted(self.folder.iterdir())
+        self.assertEqual(len(files), 2)
+        with lib.temporary_bus() as bus, lib.Aggregator(bus) as aggregator:
+            for file in files:  # As VLLM.md says: one after the other, and of one run.
+                command = ("replay", file, "--bus", bus, "--speed", "max")
+                replay = lib.run_rankbus(*command, env={"RANKBUS_RUN_ID": "one-run"})
+                self.assertEqual(replay.returncode, 0, replay.stderr)
             self.assertEqual(drivers.differences(drivers.added(*answers), aggregator.scrape()), [])
 
     @contextlib.contextmanager
-    def replayed(self, *files, env=None):
-        """An aggregator that has seen all of them."""
+    def replayed(self, file):
+        """An aggregator of its own that has seen all of a file, while the replay keeps its gauges."""
         with contextlib.ExitStack() as stack:
             bus = stack.enter_context(lib.temporary_bus())
             aggregator = stack.enter_context(lib.Aggregator(bus))
-            for file in files:
-                replay = stack.enter_context(
-                    lib.Process("replay", file, "--bus", bus, "--speed", "max", "--linger", env=env)
-                )
-                lib.wait_for(lambda: "all is published" in replay.stderr(), "it is replayed", alive=[replay])
+            replay = stack.enter_context(lib.Process("replay", file, "--bus", bus, "--speed", "max", "--linger"))
+            lib.wait_for(lambda: "all is published" in replay.stderr(), "it is replayed", alive=[replay])
             yield aggregator
+
+
+def counts(scrape):
+    """{Series: value} of vLLM's counters and histograms."""
+    ends = ("_total", "_count", "_sum", "_bucket")
+    return {s: value for s, value in scrape.samples.items() if s.name.startswith("vllm:") and s.name.endswith(ends)}
 
 
 def read_whole_lines(path):

@@ -100,6 +100,13 @@ class VllmGenerations(unittest.TestCase):
                 if kind == "offloading_labelled":
                     self.assertEqual(scrape.value("vllm:kv_offload_config_info", num_blocks="77", medium="cpu"), 1)
 
+    def test_TransfersUnderVllm_AreSumsOverRanksWithoutPeers(self):
+        config = {"kv_transfer_config": {"kv_connector": "NixlConnector"}}
+        _, scrape, _ = self.play({"config": config, "connector": "nixl"})
+        series, = scrape.select("rankbus_kv_transfers_total")
+        labels = dict(series.labels)
+        self.assertEqual((labels["connector"], labels["rank"], labels.get("peer")), ("nixl", "", None))
+
     def test_ConfigurationsAndAdapters_AreInfoSeriesWithVllmsLabels(self):
         _, scrape, driver = self.play(EVERYTHING)
         (config, value), = scrape.select("vllm:cache_config_info").items()

@@ -20,7 +20,7 @@ from traffic import Traffic
 from vllm.config import VllmConfig
 from vllm.plugins import load_general_plugins
 from vllm.v1.metrics import loggers
-from vllm.v1.metrics.stats import SchedulerStats
+from vllm.v1.metrics.stats import FinishedRequestStats, IterationStats, SchedulerStats
 
 
 class ApiServer:
@@ -131,6 +131,18 @@ class ApiServer:
         for engine in self.plan["engines"]:
             self.expected[engine].iteration(Traffic(f"child {engine}").iteration())
         return {"status": status, **self.totals()}
+
+    def unusual(self):
+        """What a release might say one day: a new reason, a transfer without its time, lists of unequal length."""
+        payload = {
+            "transfer_duration": [0.5, float("nan"), 0.25],
+            "bytes_transferred": [1000, 3_000_000, 5],
+            "num_descriptors": [1],
+            "num_failed_transfers": [1],
+        }
+        iteration = IterationStats(finished_requests=[FinishedRequestStats(finish_reason="boredom", e2e_latency=2.0)])
+        self.manager.record(SchedulerStats(kv_connector_stats=payload), iteration, engine_idx=self.plan["engines"][0])
+        return {}
 
     def odd(self):
         """Objects such as no release has: nothing of them may raise."""

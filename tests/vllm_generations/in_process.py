@@ -1,5 +1,5 @@
-"""For tests that look at the plug-ins from within: this process finds the package and the stand-in for vLLM, and nothing
-of it reaches anybody's bus. Import it before anything of rankbus."""
+"""For tests that look at the plug-ins from within: this process finds the package and the stand-in for vLLM, and
+nothing of it reaches anybody's bus. Import it before anything of rankbus."""
 
 import os
 import sys

@@ -60,8 +60,11 @@ class ConnectorRecords:
 
     def record(self, payload):
         only = only_connector(payload, self._kinds)
-        for name, child in payload.items() if only is None else ((only, payload),):
-            self._record_one(self._kinds.get(name, ""), name, inner_payload(child) if only is None else child)
+        if only is not None:
+            self._record_one(self._kinds[only], only, payload)
+            return
+        for name, child in payload.items():
+            self._record_one(self._kinds.get(name, ""), name, inner_payload(child))
 
     def _record_one(self, kind, name, payload):
         if not payload:

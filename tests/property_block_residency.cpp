@@ -307,7 +307,7 @@ TEST(BlockResidency, Truth_IsWithinTheStatedErrorNearlyAlways) {
     live_within += is_within(residency.estimated_live_blocks(), 4000) ? 1 : 0;
     evictions_within += is_within(residency.estimated_evictions(), evictions) ? 1 : 0;
   }
-  // 95 of 100 are stated. Fewer than 88 of 100 by chance: once in ten thousand million runs.
+  // About 95 of 100 are stated, and 88 are more than five standard deviations of 400 trials away.
   EXPECT_GE(live_within, kTrials * 88 / 100);
   EXPECT_GE(evictions_within, kTrials * 88 / 100);
 }

@@ -833,6 +833,23 @@ TEST(BatchedBlockResidency, HundredOfAKind_ArePublishedByThemselves) {
   EXPECT_EQ(batched.published().total_evictions(), 250u);
 }
 
+// S1-43
+TEST(BatchedBlockResidency, BlocksOutsideTheSample_AreCountedAndNeverStored) {
+  ResidencyConfig config;
+  config.sample_rate = 1e-12;  // None of these.
+  BatchedBlockResidency batched = BatchedBlockResidency::create(config).value();
+  Ids ids;
+  for (std::uint64_t id = 0; id < 99; ++id) ids.push_back(id);
+  batched.batch_allocate(0, ids, 1);
+  batched.batch_access(0, ids, 2);
+  EXPECT_EQ(batched.pending(), 198u);
+  EXPECT_EQ(batched.stored(), 0u);
+  batched.flush_all();
+  EXPECT_EQ(batched.pending(), 0u);
+  EXPECT_EQ(batched.published().total_allocations(), 99u);
+  EXPECT_EQ(batched.published().total_accesses(), 99u);
+}
+
 // S1-45
 TEST(BatchedBlockResidency, Readers_SeeEverythingThatIsPending) {
   BatchedBlockResidency batched = BatchedBlockResidency::create(follow_all()).value();

@@ -34,9 +34,15 @@ void BatchedBlockResidency::add(Kind kind, std::uint64_t stream,
     reasons_.push_back(clean_text_untrusted(reason, BlockResidency::kMaxReasonBytes));
   }
   const std::size_t reason_at = reasons_.empty() ? 0 : reasons_.size() - 1;
+  std::size_t unsampled = 0;
   for (const std::uint64_t block_id : block_ids) {
-    queue_.push_back({kind, stream, block_id, now, reason_at});
+    if (residency_.should_sample(block_id)) {
+      queue_.push_back({kind, stream, block_id, now, reason_at});
+    } else {
+      ++unsampled;
+    }
   }
+  unsampled_of_kind_[static_cast<std::size_t>(kind)] += unsampled;
   std::size_t& pending = pending_of_kind_[static_cast<std::size_t>(kind)];
   pending += block_ids.size();
   // What waits of other kinds was called before: it goes first, and so goes along.
@@ -49,6 +55,8 @@ void BatchedBlockResidency::forget(std::uint64_t stream) {
 }
 
 void BatchedBlockResidency::flush_all() {
+  const auto [allocations, accesses, evictions] = unsampled_of_kind_;
+  residency_.count_unsampled(allocations, accesses, evictions);
   for (const Entry& entry : queue_) {
     switch (entry.kind) {
       case Kind::allocation:
@@ -66,6 +74,7 @@ void BatchedBlockResidency::flush_all() {
   queue_.clear();
   reasons_.clear();
   pending_of_kind_ = {};
+  unsampled_of_kind_ = {};
 }
 
 Result<MetricsCollector> create_metrics_collector(double sample_rate, bool batch_mode,

@@ -1,6 +1,6 @@
 // aggregator/analysis/batched_block_residency.hpp: block residency for callers that have many
-// blocks at a time. One stamp serves a batch, and nothing is looked at before kBatch of a kind have
-// come together or somebody reads.
+// blocks at a time. One stamp serves a batch, blocks outside the sample are counted and never
+// stored, and nothing else is done before kBatch of a kind have come or somebody reads.
 //
 // The calls are published in their order with the times that they were made at, so that the result
 // is that of single calls. Bounds: those of BlockResidency, fewer than kBatch waiting entries of
@@ -10,6 +10,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 #include <rankbus/aggregator/analysis/block_residency.hpp>
 #include <span>
 #include <string>
@@ -35,7 +36,10 @@ class BatchedBlockResidency {
   void forget(std::uint64_t stream);
   void flush_all();
 
-  std::size_t pending() const { return queue_.size(); }
+  std::size_t pending() const {
+    return std::accumulate(pending_of_kind_.begin(), pending_of_kind_.end(), std::size_t{0});
+  }
+  std::size_t stored() const { return queue_.size(); }  // Of the pending ones.
   // Without what is pending.
   const BlockResidency& published() const { return residency_; }
   // With everything; summaries, trends, alerts, events and exports are had from there.
@@ -60,9 +64,10 @@ class BatchedBlockResidency {
            std::string_view reason);
 
   BlockResidency residency_;
-  std::vector<Entry> queue_;  // As called.
+  std::vector<Entry> queue_;  // Of sampled blocks, as called.
   std::vector<std::string> reasons_;
   std::array<std::size_t, 3> pending_of_kind_{};
+  std::array<std::size_t, 3> unsampled_of_kind_{};  // Of those.
 };
 
 // Plain or batched, with the same settings.

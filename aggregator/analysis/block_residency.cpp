@@ -107,6 +107,13 @@ void BlockResidency::on_evicted_untrusted(std::uint64_t stream, std::uint64_t bl
   if (const auto place = remember(std::move(eviction))) judge(*place);
 }
 
+void BlockResidency::count_unsampled(std::uint64_t allocations, std::uint64_t accesses,
+                                     std::uint64_t evictions) {
+  add_saturating(total_allocations_, allocations);
+  add_saturating(total_accesses_, accesses);
+  add_saturating(total_evictions_, evictions);
+}
+
 void BlockResidency::forget(std::uint64_t stream) {
   const auto first = followed_.lower_bound(Key(stream, 0));
   const auto last = followed_.upper_bound(Key(stream, std::numeric_limits<std::uint64_t>::max()));

@@ -70,6 +70,8 @@ class BlockResidency {
   void on_accessed(std::uint64_t stream, std::uint64_t block_id, std::int64_t now_ns);
   void on_evicted_untrusted(std::uint64_t stream, std::uint64_t block_id, Instant now,
                             std::string_view reason = "capacity");
+  // Many calls at a time, of blocks that should_sample() refuses: they are in the totals alone.
+  void count_unsampled(std::uint64_t allocations, std::uint64_t accesses, std::uint64_t evictions);
   // Records of the stream were lost.
   void forget(std::uint64_t stream);
 

@@ -13,8 +13,10 @@ namespace rankbus::analysis {
 
 struct Estimate {
   double value = 0;
-  double error = 0;  // Two standard errors: the truth is within in about 95 of 100 cases.
-  double low = 0;    // Never below what was seen.
+  // Two standard errors: the truth is within in about 95 of 100 cases; in 91 where 40 blocks were
+  // sampled and a tenth of all is twenty times as busy as the rest.
+  double error = 0;
+  double low = 0;  // Never below what was seen.
   double high = 0;
 };
 

@@ -71,6 +71,7 @@ TEST(SlidingWindow, EndsOfTime_AreHarmless) {
       add(window, time_ns);
       EXPECT_EQ(events(window, time_ns), 1u) << time_ns;
     }
+    EXPECT_EQ(window.for_each(kEnd_ns, 0, [](const auto&, auto) {}), 0u);
     EXPECT_LE(window.for_each(kBeginning_ns, kEnd_ns, [](const auto&, auto) {}), 10u);
     EXPECT_LE(window.for_each(kEnd_ns, kEnd_ns, [](const auto&, auto) {}), 10u);
     EXPECT_EQ(window.reduce().events, 1u);
@@ -180,6 +181,16 @@ TEST(RateForecast, StraightLine_GoesOn) {
   EXPECT_DOUBLE_EQ(forecast.next_window_rate(59 * kSecond_ns, 0, 99), 12);
   EXPECT_DOUBLE_EQ(forecast.next_window_rate(5 * kSecond_ns, 0, 99), 99) << "none is whole";
   EXPECT_DOUBLE_EQ(forecast.next_window_rate(19 * kSecond_ns, 0, 99), 2) << "one has no slope";
+}
+
+TEST(RateForecast, EndsOfTime_AreHarmless) {
+  for (const std::int64_t window_ns : {std::int64_t{0}, kSecond_ns, kEnd_ns}) {
+    RateForecast forecast(window_ns);
+    for (const std::int64_t time_ns : {kBeginning_ns + 1, std::int64_t{0}, kEnd_ns}) {
+      forecast.add(time_ns);
+      EXPECT_GE(forecast.next_window_rate(time_ns, kBeginning_ns + 1, 99), 0);
+    }
+  }
 }
 
 TEST(RateForecast, FallingRates_NeverGoBelowZero) {

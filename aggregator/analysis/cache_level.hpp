@@ -4,7 +4,7 @@
 // whatever the number of events; what a window covers is said with it (sliding_window.hpp), and
 // quantiles are off by at most QuantileSketch::kRelativeError.
 //
-// Memory: 60 slots of two sketches, each as wide as its latencies spread: about 0.3 MB for
+// Memory: 60 slots of two sketches, each as wide as its latencies spread: about 0.5 MB for
 // latencies over three decades, 4 MB at the very most, whatever the number of events.
 #pragma once
 

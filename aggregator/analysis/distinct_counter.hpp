@@ -101,7 +101,7 @@ class DistinctCounter {
   void estimate_from_now_on() {
     registers_.assign(kRegisters, 0);
     for (const std::uint64_t hash : hashes_) note(hash);
-    hashes_ = {};
+    std::vector<std::uint64_t>().swap(hashes_);  // Its memory too.
   }
 
   // O. Ertl, "New cardinality estimation algorithms for HyperLogLog sketches", 2017.

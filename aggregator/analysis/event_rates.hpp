@@ -12,6 +12,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <rankbus/aggregator/accumulates.hpp>
 #include <rankbus/aggregator/analysis/sliding_window.hpp>
 #include <rankbus/aggregator/reduced_stats.hpp>
@@ -104,6 +105,7 @@ class RateForecast {
   // most kWindows whole windows before the one that is under way, of those since `began_ns`, before
   // which nobody was watching. `otherwise` where there is no whole window yet.
   double next_window_rate(std::int64_t now_ns, std::int64_t began_ns, double otherwise) const {
+    if (now_ns < std::numeric_limits<std::int64_t>::min() / 2) return otherwise;
     const double window_s = static_cast<double>(window_ns_) / 1e9;
     const std::int64_t current_ns = floor_to_window(now_ns);
     std::array<double, kWindows> rates{};

@@ -122,8 +122,8 @@ class HeavyHitters {
 
  private:
   static_assert(kCounters >= 1);
-  // Half empty at the fullest, so that a search is short.
-  static constexpr std::size_t kPlaces = std::bit_ceil(4 * kCounters + 2);
+  // Half empty but for one key at the fullest, so that a search is short and ends.
+  static constexpr std::size_t kPlaces = std::bit_ceil(4 * kCounters);
 
   // Where the key is, or would be.
   std::size_t place_of(std::uint64_t key) const {

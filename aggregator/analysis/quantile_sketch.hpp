@@ -174,12 +174,20 @@ class QuantileSketch {
       first_ = bucket;
       counts_.push_back(0);
     } else if (bucket < first_) {
+      make_room(first_ - bucket);
       counts_.insert(counts_.begin(), first_ - bucket, 0);
       first_ = bucket;
     } else if (bucket - first_ >= counts_.size()) {
+      make_room(bucket - first_ + 1 - counts_.size());
       counts_.resize(bucket - first_ + 1);
     }
     return counts_[bucket - first_];
+  }
+  // A vector left to itself would take up to twice what there can be.
+  void make_room(std::size_t more) {
+    const std::size_t needed = counts_.size() + more;
+    if (needed <= counts_.capacity()) return;
+    counts_.reserve(std::min(kBuckets, std::max(needed, 2 * counts_.capacity())));
   }
   void add_to_sum(Wide value) {
     if (__builtin_add_overflow(sum_, value, &sum_)) sum_ = ~Wide{0};

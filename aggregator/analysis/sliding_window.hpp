@@ -57,7 +57,7 @@ class SlidingWindow {
   // oldest first. Returns how many slots were looked at.
   template <class Each>
   std::size_t for_each(std::int64_t now_ns, std::int64_t span_ns, Each&& each) const {
-    if (ring_.empty()) return 0;
+    if (ring_.empty() || span_ns <= 0) return 0;
     const std::int64_t last = number_of(now_ns);
     std::size_t looked_at = 0;
     const std::int64_t first = first_of(now_ns, span_ns);
@@ -65,7 +65,7 @@ class SlidingWindow {
     for (std::int64_t number = first;; ++number) {
       const Slot& slot = ring_[place_of(number)];
       ++looked_at;
-      if (slot.number == number) each(slot.value, number * slot_ns_);
+      if (slot.number == number) each(slot.value, saturating_start(number));
       if (number >= last) return looked_at;
     }
   }
@@ -171,7 +171,7 @@ class SlidingWindow {
     const std::int64_t last = number_of(now_ns);
     std::int64_t bound_ns = 0;
     const bool reaches_back_forever =
-        __builtin_sub_overflow(now_ns, std::max<std::int64_t>(span_ns, 0), &bound_ns);
+        __builtin_sub_overflow(now_ns, std::max<std::int64_t>(span_ns, 1), &bound_ns);
     std::int64_t oldest = 0;
     if (__builtin_sub_overflow(last, static_cast<std::int64_t>(slots_) - 1, &oldest)) return last;
     if (reaches_back_forever) return oldest;

@@ -375,6 +375,8 @@ TEST(BlockResidency, History_KeepsTheNewest) {
   EXPECT_EQ(residency.total_evictions(), 20u);
   EXPECT_EQ(residency.drain_events().size(), 5u);
   EXPECT_EQ(residency.health().dropped_events, 15u);
+  add_life(residency, 21);
+  EXPECT_EQ(residency.health().dropped_events, 15u) << "the one that left had been drained";
 }
 
 // S1-18

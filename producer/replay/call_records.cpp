@@ -24,6 +24,11 @@ std::string joined_keys(const Json& in, const char* key) {
   return names;
 }
 
+bool is_empty(const Json& in, const char* key) {
+  const Json* map = member(in, key);
+  return map == nullptr || map->empty();
+}
+
 template <class Record>
 void write_all(Producer& producer, std::uint64_t stamp, std::vector<Record>& records) {
   for (Record& record : records) {
@@ -61,7 +66,11 @@ CallRecords::CallRecords(const Call& call, const CallsHeader& header, const Feat
     take_scheduler(call.scheduler, configured.count("connector:moriio") != 0);
     const Json* spec = member(call.scheduler, "spec_decoding_stats");
     if (spec != nullptr) take_spec_decoding(*spec, configured.count("diffusion_decoding") != 0);
-    take_adapters(call.scheduler, header.max_lora);
+    // Releases with LoRA code have the maps whether it is used or not.
+    const bool has_adapters = !is_empty(call.scheduler, "waiting_lora_adapters") ||
+                              !is_empty(call.scheduler, "running_lora_adapters");
+    if (has_adapters || configured.count("lora_state") != 0)
+      take_adapters(call.scheduler, header.max_lora);
   }
   if (call.iteration.is_object()) take_iteration(call.iteration);
   if (call.mm.is_object()) {

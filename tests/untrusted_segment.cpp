@@ -1,4 +1,3 @@
-// Labels: multiprocess-heavy
 // Goal:   whatever lies in the bus directory, the reader refuses it with a reason, or reads it
 //         without harm to itself and to the other ranks; what contradicts itself is noticed.
 // Method: take a good segment's bytes, break one thing at a time, and say which sentence must come;

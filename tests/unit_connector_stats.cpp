@@ -22,6 +22,7 @@ Number whole(std::uint64_t value) {
   return value;
 }
 
+// S3-05
 TEST(NixlStats, Transfers_ReduceToVllmsWordsAndNumbers) {
   NixlStats stats;
   stats.add_transfer(0.010, 0.001, 32 * kMb, 30);
@@ -38,6 +39,7 @@ TEST(NixlStats, Transfers_ReduceToVllmsWordsAndNumbers) {
                                           {"Avg number of descriptors", 42.7}}));
 }
 
+// S3-02, S3-03, S3-04
 TEST(NixlStats, OnlyFailures_AreNotEmptyAndReduceToZeros) {
   for (const auto add : {&NixlStats::add_failed_transfers, &NixlStats::add_failed_notifications,
                          &NixlStats::add_expired_requests}) {
@@ -192,6 +194,7 @@ TEST(MultiConnectorStats, SameIdOfAnotherType_IsLeftOut) {
   EXPECT_EQ(stats.reduce()[0].entries[0].first, "HiSparse hot-buffer hits");
 }
 
+// S3-01
 TEST(MultiConnectorStats, Stored_ReadsBackAsItWas) {
   MultiConnectorStats stats;
   stats.child<NixlStats>("nixl")->add_transfer(0.5, 0.25, 100, 2);

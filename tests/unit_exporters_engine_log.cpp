@@ -157,6 +157,7 @@ TEST_F(EngineLogTest, Diffusion_TakesThePlaceOfSpecDecoding) {
 
 // --- KV transfers ---
 
+// S3-06, S3-07
 TEST_F(EngineLogTest, OneConnector_PrintsNamesAndValues) {
   engine(0);
   interval(0).connectors = {{"nixl",

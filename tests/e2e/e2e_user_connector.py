@@ -54,6 +54,7 @@ class UserConnector(unittest.TestCase):
                         writer.communicate()
             return scrape, aggregate.stderr()
 
+    # S3-08
     def test_OwnConnector_ReachesMetricsAndTheLog(self):
         scrape, log = self.run_ranks("own")
         self.assertEqual(scrape.value("my_tape_rewinds_total", engine="0"), 5 * 1 + 5 * 2)

@@ -109,6 +109,7 @@ class Conformance(unittest.TestCase):
         ]
         self.assertEqual(different[:10], [])
 
+    # S3-09
     def test_Everything_IsWhatVllmWouldShow(self):
         self.assert_golden("everything", self.scraped("everything", "--deprecated-names"))
 
@@ -129,6 +130,7 @@ class Conformance(unittest.TestCase):
             shown |= set(samples_of((GOLDEN / f"exposition_{scene}.txt").read_text())[1])
         self.assertEqual({family["family"] for family in vllm_reference.TABLE["families"]} - shown, {"vllm:lora_requests_info"})
 
+    # S3-10
     def test_BeforeAnyTraffic_EveryChildIsThereAtZero(self):
         with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
             file = pathlib.Path(folder) / "calls"

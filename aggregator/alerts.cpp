@@ -215,6 +215,7 @@ void AlertBoard::add_families(FamilyBuilder& out) const {
         std::uint64_t{1});
     series.engine = alert.engine;
   }
+  if (suppressed_ == 0) return;
   out.counter("rankbus_alerts_suppressed_total",
               "Alerts that were not taken up because too many held already", {}, Identity{},
               suppressed_);

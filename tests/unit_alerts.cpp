@@ -205,7 +205,7 @@ TEST(AlertBoard, WhatHolds_IsASeries) {
   FamilyBuilder builder;
   board.add_families(builder);
   const std::vector<Family> families = builder.take();
-  ASSERT_EQ(families.size(), 2u);
+  ASSERT_EQ(families.size(), 1u);
   EXPECT_EQ(families[0].name, "rankbus_alert");
   EXPECT_EQ(
       families[0].series.at(0).labels,

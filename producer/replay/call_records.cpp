@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <rankbus/producer/replay/call_records.hpp>
+#include <utility>
 
 namespace rankbus::replay {
 namespace {
@@ -46,17 +47,54 @@ void write_one(Producer& producer, std::uint64_t stamp, std::optional<Record>& r
 
 }  // namespace
 
-Features features_of(const std::vector<std::string>& names) {
+namespace {
+
+// What people call a feature, beside its record type's name: vLLM's options, objects and classes.
+constexpr std::pair<const char*, const char*> kFeatureNames[] = {
+    {"spec_decode", "spec_decoding"},
+    {"speculative_decoding", "spec_decoding"},
+    {"diffusion", "diffusion_decoding"},
+    {"mfu", "perf_stats"},
+    {"mfu_metrics", "perf_stats"},
+    {"perf", "perf_stats"},
+    {"kv_cache_metrics", "kv_block_eviction"},
+    {"kv_cache_residency", "kv_block_eviction"},
+    {"cudagraph", "cuda_graph"},
+    {"cudagraph_metrics", "cuda_graph"},
+    {"lora", "lora_state"},
+    {"corrupted", "corrupted_requests"},
+    {"nans", "corrupted_requests"},
+    {"cache_config_info", "cache_config"},
+    {"iteration_detail", "iteration_details"},
+    {"NixlConnector", "connector:nixl"},
+    {"MoRIIOConnector", "connector:moriio"},
+    {"MooncakeConnector", "connector:mooncake"},
+    {"MooncakeStoreConnector", "connector:mooncake_store"},
+    {"OffloadingConnector", "connector:offloading"},
+    {"HiSparseConnector", "connector:hisparse"},
+};
+
+std::string full_name(const std::string& name) {
+  for (const auto& [called, type] : kFeatureNames) {
+    if (name == called) return type;
+  }
+  return name;
+}
+
+}  // namespace
+
+Features features_of(const std::vector<std::string>& names, std::vector<std::string>& unknown) {
   const bus::RecordType* types[kBuiltInTypes];
   list_built_in_types(types);
   Features features;
   for (const std::string& name : names) {
+    const std::string full = full_name(name);
     const bool known = std::any_of(std::begin(types), std::end(types), [&](const auto* type) {
-      if (name != type->name && "connector:" + name != type->name) return false;
+      if (full != type->name && "connector:" + full != type->name) return false;
       features.insert(type->name);
       return true;
     });
-    if (!known) throw BadLine("features: \"" + name + "\" is no record type; see rankbus describe");
+    if (!known) unknown.push_back(name);
   }
   return features;
 }

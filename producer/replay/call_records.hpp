@@ -14,9 +14,9 @@ namespace rankbus::replay {
 // Record types by their names, which are also the names of features.
 using Features = std::set<std::string>;
 
-// The features that a header names; `connector:` may be left out. Throws BadLine for a name that is
-// no record type.
-Features features_of(const std::vector<std::string>& names);
+// The features that a header names: record types, `connector:` left out or not, or what vLLM calls
+// them. Names that are neither go to `unknown`.
+Features features_of(const std::vector<std::string>& names, std::vector<std::string>& unknown);
 
 class CallRecords {
  public:

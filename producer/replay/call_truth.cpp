@@ -476,6 +476,10 @@ void CallTruth::observe_offloading(const Json& payload, const Labels& engine) {
   const Json* data = member(payload, "data");
   for (const auto& [name, value] : (data == nullptr ? payload : *data).items()) {
     if (name == "CPU_to_GPU" || name == "GPU_to_CPU") continue;
+    if (value.is_array() && !value.empty() && value[0].is_array()) {
+      for (const Json& pair : value) observe_offloading_metric(name, pair.at(1), engine);
+      continue;
+    }
     if (!value.is_object()) {
       observe_offloading_metric(name, value, engine);
       continue;

@@ -156,6 +156,18 @@ void parse_offloading(const Json& payload, OffloadingReport& out) {
   }
   // The latest generation: a value per tuple of label values, which vLLM's own families sum over.
   for (const auto& [name, by_labels] : data->items()) {
+    // JSON has no tuples as keys, so some write pairs of labels and value.
+    const bool has_pairs = by_labels.is_array() && !by_labels.empty() &&
+                           std::all_of(by_labels.begin(), by_labels.end(), [](const Json& pair) {
+                             return pair.is_array() && pair.size() == 2 && pair[0].is_array();
+                           });
+    if (has_pairs) {
+      for (const Json& pair : by_labels) {
+        const Json value = {{"value", pair[1]}};
+        take_offloading_metric(short_name(name), value, "value", out);
+      }
+      continue;
+    }
     if (!by_labels.is_object()) {
       take_offloading_metric(short_name(name), *data, name.c_str(), out);
       continue;

@@ -90,7 +90,8 @@ class Replay {
     CallsFile file(options_.file);
     header_ = file.header();
     Features configured;
-    if (header_.features) configured = features_of(*header_.features);
+    std::vector<std::string> unknown;
+    if (header_.features) configured = features_of(*header_.features, unknown);
     Features found;
     std::set<std::uint32_t> engines(header_.engines.begin(), header_.engines.end());
     for_each_call(
@@ -111,6 +112,14 @@ class Replay {
     if (engines.empty()) engines.insert(0);
     engines_.assign(engines.begin(), engines.end());
     features_ = header_.features ? configured : found;
+    // A name that says nothing here may mean any of what the calls contain.
+    if (!unknown.empty()) features_.insert(found.begin(), found.end());
+    for (const std::string& name : unknown) {
+      std::fprintf(stderr,
+                   "rankbus replay: features: \"%s\" is no record type (see rankbus describe); "
+                   "families appear for what the file contains as well\n",
+                   name.c_str());
+    }
     if (file.is_cut()) {
       std::fprintf(stderr,
                    "rankbus replay: %s ends in the middle of a line; who wrote it was stopped. The "

@@ -201,6 +201,25 @@ class Replay(unittest.TestCase):
         self.assert_equal_to_truth(truth, scrape, at_least=300)
         self.assertEqual(scrape.value("vllm:estimated_flops_per_gpu_total"), 4.5e19)
 
+    def test_WhatVllmCallsAFeature_IsUnderstood_AndNonsenseCostsNothing(self):
+        _, scrape, _ = self.odd({}, features=["spec_decode", "mfu", "kv_cache_metrics", "NixlConnector", "hisparse"])
+        for family in ("spec_decode_num_drafts_total", "estimated_flops_per_gpu_total", "kv_block_lifetime_seconds_count"):
+            self.assertEqual(scrape.value("vllm:" + family), 0)
+        self.assertEqual(scrape.value("vllm:nixl_xfer_time_seconds_count"), 0)
+        perf = {"num_flops_per_gpu": 7, "num_read_bytes_per_gpu": 1, "num_write_bytes_per_gpu": 1}
+        truth, scrape, said = self.odd({"scheduler": {"perf_stats": perf}}, features=["nonsense"])
+        self.assert_equal_to_truth(truth, scrape, at_least=300)
+        self.assertEqual(scrape.value("vllm:estimated_flops_per_gpu_total"), 7)
+        self.assertIn('features: "nonsense" is no record type', said)
+
+    def test_LabelTuplesAsPairs_AreUnderstood(self):
+        data = {"vllm:kv_offload_load_bytes": [[[], 5], [["cpu"], 6]], "vllm:kv_offload_load_size": [[[], [5, 6]]]}
+        payload = {"types": {}, "data": data}
+        truth, scrape, _ = self.odd({"scheduler": {"kv_connector_stats": payload}})
+        self.assert_equal_to_truth(truth, scrape, at_least=300)
+        self.assertEqual(scrape.value("vllm:kv_offload_load_bytes_total"), 11)
+        self.assertEqual(scrape.value("vllm:kv_offload_load_size_count"), 2)
+
     def test_FormerNamesOfFields_AreUnderstood(self):
         truth, scrape, _ = self.odd(
             {"scheduler": {"gpu_cache_usage": 0.25}, "iteration": {"time_per_output_tokens_iter": [0.5, 0.25]}}
@@ -211,7 +230,7 @@ class Replay(unittest.TestCase):
 
     def test_NoHeader_SaysWhatIsMissing(self):
         file = self.folder / "calls.jsonl"
-        for text, said in [("", "header"), ('{"engine": 0}\n', "model_name"), ('{"model_name": "m", "features": ["nonsense"]}\n', "nonsense")]:
+        for text, said in [("", "header"), ('{"engine": 0}\n', "model_name"), ('{"model_name": "m", "features": "nixl"}\n', "a list of names")]:
             file.write_text(text)
             result = lib.run_rankbus("replay", file, "--bus", self.bus)
             self.assertEqual(result.returncode, 2, text)

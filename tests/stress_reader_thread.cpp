@@ -1,3 +1,4 @@
+// Labels: threads
 // Goal:   writer and reader agree also where a sanitizer can watch both: as threads of one process.
 // Method: a thread records at full speed into small rings while this one polls and checks every
 //         sample; no synchronisation but the protocol's own.

@@ -1,3 +1,4 @@
+// Labels: threads
 // The slot and checkpoint protocol on plain memory: every outcome by name, at the start of a
 // stream's life and near the end of what a sequence word can count.
 // Replay: RANKBUS_TEST_SEED=<printed> unit_bus_slot [--gtest_filter=...]

@@ -1,3 +1,4 @@
+// Labels: threads
 // Goal: the server answers as its header says, whatever its clients do.
 // Method: real sockets on loopback, on ports that the kernel chooses. Nothing here measures time;
 // what hangs is ended by the test runner.

@@ -1,3 +1,4 @@
+// Labels: threads
 // Where lines go, what they look like there, and that a renamed file is left behind.
 #include <gtest/gtest.h>
 #include <sys/stat.h>

@@ -1,3 +1,4 @@
+// Labels: threads
 // Goal:   whatever lies in the bus directory, the reader refuses it with a reason, or reads it
 //         without harm to itself and to the other ranks; what contradicts itself is noticed.
 // Method: take a good segment's bytes, break one thing at a time, and say which sentence must come;

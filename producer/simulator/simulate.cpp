@@ -201,7 +201,7 @@ void add_run_options(CLI::App& command, SimulateOptions& o) {
 
 // Returns whether `--features all` was given, once the command line is parsed.
 std::shared_ptr<bool> add_feature_options(CLI::App& command, FeatureOptions& f) {
-  const auto all = std::make_shared<bool>(false);
+  auto all = std::make_shared<bool>(false);
   command
       .add_option_function<std::string>(
           "--features", [all](const std::string&) { *all = true; },

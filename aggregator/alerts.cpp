@@ -3,7 +3,9 @@
 #include <cmath>
 #include <rankbus/aggregator/alerts.hpp>
 #include <rankbus/aggregator/reduce.hpp>
+#include <rankbus/aggregator/reduced_stats.hpp>
 #include <rankbus/bus/declaration.hpp>
+#include <set>
 
 namespace rankbus {
 namespace {
@@ -15,10 +17,11 @@ constexpr double kSilent_s = 10;
 constexpr double kJustNow_s = 2;
 // A rank that starts a moment later than its peers is not missing.
 constexpr double kMissingFor_s = 10;
+// An engine that lost no sample for so long has stopped losing them.
+constexpr double kLossIsOver_s = 60;
 
 double number_of(const Series& series) {
-  if (const auto* number = std::get_if<Number>(&series.value))
-    return std::visit([](auto value) { return static_cast<double>(value); }, *number);
+  if (const auto* number = std::get_if<Number>(&series.value)) return as_double(*number);
   std::uint64_t count = 0;
   for (const std::uint64_t each : std::get<Histogram>(series.value).counts) count += each;
   return static_cast<double>(count);
@@ -301,16 +304,41 @@ void AlertWatch::look_by_rule(std::size_t index, const std::vector<Family>& fami
   }
 }
 
+// One alert for an engine, whatever the number of its ranks and streams. Losses come in bursts, so
+// it holds until there was none for a while.
 void AlertWatch::look_at_losses(const std::vector<Family>& families, double now_s,
                                 AlertBoard& board) {
   const Family* family = find(families, "rankbus_samples_lost_total");
-  if (family == nullptr) return;
-  for (const Series& series : family->series) {
+  struct Loss {
+    double per_second = 0;
+    std::set<std::string> streams;
+  };
+  std::map<std::pair<std::string, std::string>, Loss> losses;
+  for (std::size_t i = 0; family != nullptr && i < family->series.size(); ++i) {
+    const Series& series = family->series[i];
     const double rate = rate_of({family->name, series.labels}, number_of(series), now_s);
     if (rate <= 0) continue;
-    board.raise(about(series, "samples_lost", AlertLevel::warning, family->name, rate, 0,
-                      short_number(rate) + " samples/s of stream " + label(series, "stream") +
-                          " are lost; totals are exact, what is made of samples covers less"));
+    Loss& loss = losses[{series.server, series.engine}];
+    loss.per_second += rate;
+    loss.streams.insert(label(series, "stream"));
+    Series engine = series;
+    std::erase_if(engine.labels, [](const auto& each) {
+      return each.first != "engine" && each.first != "model_name" && each.first != "server";
+    });
+    losing_[{series.server, series.engine}] = {std::move(engine), now_s};
+  }
+  std::erase_if(losing_,
+                [&](const auto& entry) { return now_s - entry.second.second > kLossIsOver_s; });
+  for (const auto& [key, losing] : losing_) {
+    const Loss& loss = losses[key];
+    std::string streams;
+    for (const std::string& stream : loss.streams)
+      streams += (streams.empty() ? "" : ", ") + stream;
+    board.raise(about(losing.first, "samples_lost", AlertLevel::warning,
+                      "rankbus_samples_lost_total", loss.per_second, 0,
+                      "engine " + key.second + " loses " + short_number(loss.per_second) +
+                          " samples/s" + (streams.empty() ? "" : " of " + streams) +
+                          "; totals are exact, what is made of samples covers less"));
   }
 }
 

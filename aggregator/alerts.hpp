@@ -126,6 +126,8 @@ class AlertWatch {
   std::vector<AlertRule> rules_;
   std::map<SeriesKey, Before> before_;
   std::map<std::pair<std::size_t, SeriesKey>, Holding> holding_;  // By rule and series.
+  // By server and engine: the labels of its series, and when it lost samples last.
+  std::map<std::pair<std::string, std::string>, std::pair<Series, double>> losing_;
 };
 
 }  // namespace rankbus

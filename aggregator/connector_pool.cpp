@@ -122,10 +122,6 @@ bool is_zero(const Number& number) {
   return std::visit([](auto value) { return value == 0; }, number);
 }
 
-double as_double(const Number& number) {
-  return std::visit([](auto value) { return static_cast<double>(value); }, number);
-}
-
 // Under the names of the families, as vLLM's payload has them: without `_total`, and without
 // what was not told in the interval.
 void pool_offloading(const Sample& sample, OffloadingStats& stats) {

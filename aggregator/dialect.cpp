@@ -2,6 +2,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <rankbus/aggregator/dialect.hpp>
+#include <rankbus/aggregator/reduced_stats.hpp>
 #include <rankbus/bus/declaration.hpp>
 #include <rankbus_dialects.hpp>
 #include <sstream>
@@ -95,17 +96,6 @@ Labels relabelled(const DialectRule& rule, const Labels& labels) {
   return out;
 }
 
-double as_double(const Number& number) {
-  return std::visit([](auto value) { return static_cast<double>(value); }, number);
-}
-
-Number sum_of(const Number& a, const Number& b) {
-  const auto* x = std::get_if<std::uint64_t>(&a);
-  const auto* y = std::get_if<std::uint64_t>(&b);
-  if (x != nullptr && y != nullptr) return *x + *y;
-  return as_double(a) + as_double(b);
-}
-
 // Two series that a rule made equal. Amounts add up; of two states the larger is shown, which for
 // times is the newer.
 void merge(FamilyType type, Series& into, const Series& from) {
@@ -122,7 +112,7 @@ void merge(FamilyType type, Series& into, const Series& from) {
   auto& number = std::get<Number>(into.value);
   const auto& other = std::get<Number>(from.value);
   if (type == FamilyType::counter) {
-    number = sum_of(number, other);
+    number = add_numbers(number, other);
   } else if (as_double(other) > as_double(number)) {
     number = other;
   }

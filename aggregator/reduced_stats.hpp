@@ -40,6 +40,10 @@ inline Number add_numbers(const Number& left, const Number& right) {
       left, right);
 }
 
+inline double as_double(const Number& number) {
+  return std::visit([](auto value) { return static_cast<double>(value); }, number);
+}
+
 inline bool is_finite(const Number& number) {
   const auto* value = std::get_if<double>(&number);
   return value == nullptr || std::isfinite(*value);

@@ -123,20 +123,31 @@ TEST(AlertWatch, Rate_IsGrowthPerSecondBetweenLooks) {
   EXPECT_TRUE(look(watch, board, 16, errors(3)).empty());
 }
 
-TEST(AlertWatch, LostSamples_AreToldWithoutARule) {
+TEST(AlertWatch, LostSamples_AreToldOnceForAnEngineUntilTheyHaveStopped) {
   AlertWatch watch;
   AlertBoard board;
-  const auto lost = [](double value) {
-    return std::vector<Family>{
-        gauge("rankbus_samples_lost_total", {{{{"cause", "lapped"}, {"stream", "nixl"}}, value}})};
+  const auto lost = [](double nixl, double steps) {
+    return std::vector<Family>{gauge(
+        "rankbus_samples_lost_total",
+        {{{{"engine", "0"}, {"model_name", "m"}, {"rank", "0"}, {"stream", "nixl"}}, nixl},
+         {{{"engine", "0"}, {"model_name", "m"}, {"rank", "1"}, {"stream", "steps"}}, steps}})};
   };
-  look(watch, board, 1, lost(5));
+  look(watch, board, 1, lost(5, 7));
   EXPECT_TRUE(board.holding().empty()) << "losses of before";
-  const auto began = look(watch, board, 3, lost(9));
+  const auto began = look(watch, board, 3, lost(9, 13));
   ASSERT_EQ(began.size(), 1u);
   EXPECT_EQ(began[0].alert.name, "samples_lost");
-  EXPECT_NE(began[0].alert.message.find("2 samples/s of stream nixl"), std::string::npos);
-  EXPECT_EQ(look(watch, board, 5, lost(9)).size(), 1u) << "over";
+  EXPECT_EQ(began[0].alert.labels, kEngine0);
+  EXPECT_EQ(began[0].alert.value, 5);
+  EXPECT_NE(began[0].alert.message.find("engine 0 loses 5 samples/s of nixl, steps"),
+            std::string::npos);
+  // Bursts are no news.
+  EXPECT_TRUE(look(watch, board, 10, lost(9, 13)).empty());
+  EXPECT_TRUE(look(watch, board, 20, lost(10, 13)).empty());
+  EXPECT_TRUE(look(watch, board, 79, lost(10, 13)).empty());
+  const auto over = look(watch, board, 81, lost(10, 13));
+  ASSERT_EQ(over.size(), 1u);
+  EXPECT_TRUE(over[0].is_over);
 }
 
 TEST(AlertWatch, MissingRanks_AreToldOnceTheyHadTimeToCome) {

@@ -67,6 +67,11 @@ CallsFile::CallsFile(const std::string& path) : path_(path), file_(gzopen(path.c
     std::string line;
     if (!read_line(line)) throw BadLine("the file is empty, expected a header line");
     header_ = parse_header(parse_object(line));
+  } catch (const BadLine& bad) {
+    gzclose(static_cast<gzFile>(file_));
+    throw BadLine(path + " line 1: " + bad.what() +
+                  "; expected the header of a file of recorded calls, as producer/replay/README.md "
+                  "shows it");
   } catch (...) {
     gzclose(static_cast<gzFile>(file_));
     throw;

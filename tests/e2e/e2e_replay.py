@@ -235,6 +235,7 @@ class Replay(unittest.TestCase):
             result = lib.run_rankbus("replay", file, "--bus", self.bus)
             self.assertEqual(result.returncode, 2, text)
             self.assertIn(said, result.stderr)
+            self.assertIn(f"{file} line 1: ", result.stderr)
         missing = lib.run_rankbus("replay", self.folder / "none", "--bus", self.bus)
         self.assertEqual(missing.returncode, 1)
         self.assertIn("No such file", missing.stderr)

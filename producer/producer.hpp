@@ -185,3 +185,6 @@ class Producer {
 // Opening and closing: everything that may call the kernel. Recording: nothing that may.
 #include <rankbus/producer/producer_open.hpp>
 #include <rankbus/producer/producer_record.hpp>
+
+// What takes more than one record.
+#include <rankbus/producer/kv_blocks.hpp>

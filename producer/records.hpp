@@ -73,6 +73,14 @@ inline constexpr bus::Bounds kStep = bus::bounds_of(kStepValues, -20, 10);
 }  // namespace bounds
 
 enum class FinishedReason : std::uint16_t { stop = 1, length, abort, error, repetition };
+enum class KvBlockOperation : std::uint16_t { allocate = 1, access, evict };
+enum class CacheEvictionCause : std::uint16_t {
+  lru = 1,
+  memory_pressure,
+  explicit_request,
+  ttl_expired,
+  preemption
+};
 
 // clang-format off
 #define RANKBUS_SCHEDULER_STEP_ROWS(FIELD, OPTIONAL, ARRAY)                                            \
@@ -111,7 +119,9 @@ enum class FinishedReason : std::uint16_t { stop = 1, length, abort, error, repe
         "Requests that looked up the external prefix cache in this step")                              \
   FIELD(std::uint8_t, prefix_cache_reset, id(), "1 if the prefix cache was reset before this step")    \
   FIELD(std::uint8_t, external_prefix_cache_reset, id(),                                               \
-        "1 if the external prefix cache was reset before this step")
+        "1 if the external prefix cache was reset before this step")                                   \
+  OPTIONAL(std::uint64_t, current_wave, gauge("rankbus_dp_wave").reduced(Reduction::max),              \
+           "Wave of requests that the data-parallel engines are working on")
 
 #define RANKBUS_ITERATION_STATS_ROWS(FIELD, OPTIONAL, ARRAY)                                           \
   FIELD(std::uint64_t, stamp, stamp(), "When the front end had processed the outputs of one step")     \
@@ -189,7 +199,9 @@ enum class FinishedReason : std::uint16_t { stop = 1, length, abort, error, repe
         "Time from the first token to the last token")                                                 \
   OPTIONAL(double, mean_time_per_output_token_seconds,                                                 \
         distribution("vllm:request_time_per_output_token_seconds", ::rankbus::bounds::kInterTokenLatency).in(Unit::seconds), \
-        "Decode time per generated token after the first, one value per request")
+        "Decode time per generated token after the first, one value per request")                      \
+  OPTIONAL(double, time_to_first_token_seconds, id(),                                                  \
+           "Time to first token, where the engine knows it per request")
 
 #define RANKBUS_WORKER_STEP_ROWS(FIELD, OPTIONAL, ARRAY)                                               \
   FIELD(std::uint64_t, stamp, stamp(), "When the worker took the step from its queue (dequeued)")      \
@@ -328,7 +340,16 @@ enum class FinishedReason : std::uint16_t { stop = 1, length, abort, error, repe
         "CUDA graphs captured, by runtime mode")                                                       \
   FIELD(std::uint32_t, replayed_tokens,                                                                \
         counter("rankbus_cudagraph_tokens_total").in(Unit::tokens).split_by("runtime_mode"),           \
-        "Tokens of batches, padding excluded, by CUDA graph runtime mode")
+        "Tokens of batches, padding excluded, by CUDA graph runtime mode")                             \
+  FIELD(std::uint64_t, capture_ns,                                                                     \
+        counter("rankbus_cudagraph_capture_seconds_total").in(Unit::nanoseconds).split_by("runtime_mode"), \
+        "Time that captures of CUDA graphs took, by runtime mode")                                     \
+  FIELD(std::uint64_t, replay_ns,                                                                      \
+        counter("rankbus_cudagraph_replay_seconds_total").in(Unit::nanoseconds).split_by("runtime_mode"), \
+        "Time that replays of CUDA graphs took, by runtime mode")                                      \
+  OPTIONAL(std::uint64_t, graph_memory_bytes,                                                          \
+           gauge("rankbus_cudagraph_memory_bytes").in(Unit::bytes).reduced(Reduction::max),            \
+           "Memory of the captured CUDA graphs, of the rank with most")
 
 #define RANKBUS_CUDA_GRAPH_CONFIG_ROWS(FIELD, OPTIONAL, ARRAY)                                         \
   FIELD(std::uint64_t, stamp, stamp(), "When the engine had started")                                  \
@@ -485,6 +506,107 @@ enum class FinishedReason : std::uint16_t { stop = 1, length, abort, error, repe
         "Misses of the sparse-attention hot buffer, sum over ranks")                                   \
   FIELD(std::uint64_t, host_to_device_bytes, counter("vllm:hisparse_host_to_device_bytes_total").in(Unit::bytes), \
         "Bytes fetched from host memory into the sparse-attention hot buffer, sum over ranks")
+
+// What the engine did with its KV cache and other caches, and with its time, where it says so.
+#define RANKBUS_STEP_PHASES_ROWS(FIELD, OPTIONAL, ARRAY)                                               \
+  FIELD(std::uint64_t, stamp, stamp(), "When the step ended")                                          \
+  FIELD(std::uint64_t, step, id(), "The scheduler's own count of steps")                               \
+  FIELD(std::uint32_t, steps, counter("rankbus_timed_steps_total"), "Steps whose phases were timed")   \
+  FIELD(std::uint64_t, schedule_ns,                                                                    \
+        counter("rankbus_step_phase_seconds_total").with("phase", "schedule").in(Unit::nanoseconds),   \
+        "Time of steps by phase; model_execute spans model_forward, all others add up")                \
+  FIELD(std::uint64_t, model_forward_ns,                                                               \
+        counter("rankbus_step_phase_seconds_total").with("phase", "model_forward").in(Unit::nanoseconds), \
+        "Time of steps by phase; model_execute spans model_forward, all others add up")                \
+  FIELD(std::uint64_t, model_execute_ns,                                                               \
+        counter("rankbus_step_phase_seconds_total").with("phase", "model_execute").in(Unit::nanoseconds), \
+        "Time of steps by phase; model_execute spans model_forward, all others add up")                \
+  FIELD(std::uint64_t, sample_ns,                                                                      \
+        counter("rankbus_step_phase_seconds_total").with("phase", "sample").in(Unit::nanoseconds),     \
+        "Time of steps by phase; model_execute spans model_forward, all others add up")                \
+  FIELD(std::uint64_t, all_reduce_ns,                                                                  \
+        counter("rankbus_step_phase_seconds_total").with("phase", "all_reduce").in(Unit::nanoseconds), \
+        "Time of steps by phase; model_execute spans model_forward, all others add up")                \
+  FIELD(std::uint64_t, cache_swap_ns,                                                                  \
+        counter("rankbus_step_phase_seconds_total").with("phase", "cache_swap").in(Unit::nanoseconds), \
+        "Time of steps by phase; model_execute spans model_forward, all others add up")
+
+#define RANKBUS_REQUEST_KV_EVICTION_ROWS(FIELD, OPTIONAL, ARRAY)                                       \
+  FIELD(std::uint64_t, stamp, stamp(), "When the blocks were taken from the request")                  \
+  FIELD(std::uint64_t, request_id_hash, id(), "Keyed hash of the request id, which clients choose")    \
+  FIELD(std::uint16_t, reason, label("reason"), "memory_pressure, timeout, manual, or a user's own")   \
+  FIELD(std::uint32_t, evictions, counter("rankbus_request_kv_evictions_total").split_by("reason"),    \
+        "Requests that lost KV cache blocks, by reason")                                               \
+  FIELD(std::uint64_t, num_blocks,                                                                     \
+        counter("rankbus_request_kv_evicted_blocks_total").split_by("reason"),                         \
+        "KV cache blocks taken from requests, by reason")
+
+#define RANKBUS_LORA_REQUESTS_ROWS(FIELD, OPTIONAL, ARRAY)                                             \
+  FIELD(std::uint64_t, stamp, stamp(), "When the step reported them")                                  \
+  FIELD(std::uint16_t, adapter, label("lora_name"), "The LoRA adapter")                                \
+  FIELD(std::uint32_t, num_running_reqs,                                                               \
+        gauge("rankbus_lora_requests_running").split_by("adapter"),                                  \
+        "Running requests of a LoRA adapter")                                                          \
+  FIELD(std::uint32_t, num_waiting_reqs,                                                               \
+        gauge("rankbus_lora_requests_waiting").split_by("adapter"),                                  \
+        "Waiting requests of a LoRA adapter")
+
+#define RANKBUS_KV_BLOCK_OPERATIONS_ROWS(FIELD, OPTIONAL, ARRAY)                                       \
+  FIELD(std::uint64_t, stamp, stamp(), "When the blocks were allocated, accessed or evicted")          \
+  FIELD(::rankbus::KvBlockOperation, operation, label("operation", "allocate\naccess\nevict"),         \
+        "What was done with the blocks")                                                               \
+  FIELD(std::uint16_t, reason, label("reason"), "Why they were evicted: capacity, or another word")    \
+  FIELD(std::uint32_t, num_blocks,                                                                     \
+        counter("rankbus_kv_block_operations_total").split_by("operation"),                            \
+        "KV cache blocks that were allocated, accessed and evicted, followed or not")                  \
+  FIELD(std::uint32_t, num_evicted, counter("rankbus_kv_block_evictions_total").split_by("reason"),    \
+        "KV cache blocks that were evicted, followed or not, by reason")                               \
+  FIELD(double, sample_rate, id(), "Share of the blocks that is followed")                             \
+  ARRAY(std::uint64_t, 24, block_ids, id(), "Those of the blocks that is_sampled() follows")
+
+#define RANKBUS_CACHE_LOOKUP_ROWS(FIELD, OPTIONAL, ARRAY)                                              \
+  FIELD(std::uint64_t, stamp, stamp(), "When the cache was asked")                                     \
+  FIELD(std::uint16_t, level, label("level"), "prefix, block, kv, encoder, or a user's own")           \
+  FIELD(std::uint64_t, hits, counter("rankbus_cache_hits_total").split_by("level"),                    \
+        "Lookups that found what they asked for, by cache level")                                      \
+  FIELD(std::uint64_t, misses, counter("rankbus_cache_misses_total").split_by("level"),                \
+        "Lookups that did not find what they asked for, by cache level")                               \
+  FIELD(std::uint64_t, hit_bytes,                                                                      \
+        counter("rankbus_cache_read_bytes_total").in(Unit::bytes).split_by("level"),                   \
+        "Bytes of what lookups found, by cache level")                                                 \
+  FIELD(std::uint64_t, miss_bytes, id(), "Bytes of what they did not find")                            \
+  FIELD(std::uint64_t, latency_ns, id(), "Nanoseconds of each of the lookups, 0 if not measured")      \
+  FIELD(std::uint64_t, prefix_hash, id(), "Hash of the prefix that was found")                         \
+  FIELD(std::uint64_t, prefix_length, id(), "Tokens of the prefix that was asked for, 0 if it was none")
+
+#define RANKBUS_CACHE_STORAGE_ROWS(FIELD, OPTIONAL, ARRAY)                                             \
+  FIELD(std::uint64_t, stamp, stamp(), "When it was written")                                          \
+  FIELD(std::uint16_t, level, label("level"), "prefix, block, kv, encoder, or a user's own")           \
+  FIELD(std::uint64_t, written_bytes,                                                                  \
+        counter("rankbus_cache_written_bytes_total").in(Unit::bytes).split_by("level"),                \
+        "Bytes written to a cache, by cache level")                                                    \
+  OPTIONAL(std::uint64_t, capacity_bytes,                                                              \
+           gauge("rankbus_cache_capacity_bytes").in(Unit::bytes).reduced(Reduction::sum).split_by("level"), \
+           "What a cache can hold, by cache level")
+
+#define RANKBUS_CACHE_EVICTION_ROWS(FIELD, OPTIONAL, ARRAY)                                            \
+  FIELD(std::uint64_t, stamp, stamp(), "When it was evicted")                                          \
+  FIELD(std::uint16_t, level, label("level"), "prefix, block, kv, encoder, or a user's own")           \
+  FIELD(::rankbus::CacheEvictionCause, reason,                                                         \
+        label("reason", "lru\nmemory_pressure\nexplicit\nttl_expired\npreemption"),                          \
+        "Why it was evicted")                                                                          \
+  FIELD(std::uint32_t, evictions,                                                                      \
+        counter("rankbus_cache_evictions_total").split_by("level reason"),                             \
+        "Evictions, each of any number of blocks, by cache level and reason")                          \
+  FIELD(std::uint64_t, num_blocks,                                                                     \
+        counter("rankbus_cache_evicted_blocks_total").split_by("level reason"),                        \
+        "Evicted blocks, by cache level and reason")                                                   \
+  FIELD(std::uint64_t, freed_bytes,                                                                    \
+        counter("rankbus_cache_freed_bytes_total").in(Unit::bytes).split_by("level"),                  \
+        "Bytes that evictions freed, by cache level")                                                  \
+  FIELD(std::uint64_t, latency_ns, id(), "Nanoseconds that it took, 0 if not measured")                \
+  FIELD(std::uint64_t, followed_blocks, id(), "Of the blocks, those whose accesses were counted ...")  \
+  FIELD(std::uint64_t, unused_blocks, id(), "... and of these, those that nobody had accessed")
 // clang-format on
 
 RANKBUS_RECORD(SchedulerStep, "scheduler_step", 10, "One step of an engine's scheduler",
@@ -522,6 +644,20 @@ RANKBUS_RECORD(IterationDetails, "iteration_details", 4, "One engine iteration, 
 RANKBUS_RECORD(LoraState, "lora_state", 1, "The LoRA adapters in use", RANKBUS_LORA_STATE_ROWS)
 RANKBUS_RECORD(CacheConfig, "cache_config", 1, "Configuration of the KV cache",
                RANKBUS_CACHE_CONFIG_ROWS)
+RANKBUS_RECORD(StepPhases, "step_phases", 4, "Where the time of one engine step went",
+               RANKBUS_STEP_PHASES_ROWS)
+RANKBUS_RECORD(RequestKvEviction, "request_kv_eviction", 1,
+               "KV cache blocks taken from one request", RANKBUS_REQUEST_KV_EVICTION_ROWS)
+RANKBUS_RECORD(LoraRequests, "lora_requests", 1, "The requests of one LoRA adapter",
+               RANKBUS_LORA_REQUESTS_ROWS)
+RANKBUS_RECORD(KvBlockOperations, "kv_block_operations", 16,
+               "One operation on any number of KV cache blocks", RANKBUS_KV_BLOCK_OPERATIONS_ROWS)
+RANKBUS_RECORD(CacheLookup, "cache_lookup", 8, "Lookups in one level of the caches",
+               RANKBUS_CACHE_LOOKUP_ROWS)
+RANKBUS_RECORD(CacheStorage, "cache_storage", 4, "What one level of the caches was given",
+               RANKBUS_CACHE_STORAGE_ROWS)
+RANKBUS_RECORD(CacheEviction, "cache_eviction", 4, "One eviction from one level of the caches",
+               RANKBUS_CACHE_EVICTION_ROWS)
 
 // Streams named `connector:NAME` or `connector:NAME:PART` are what the connector NAME reports.
 RANKBUS_RECORD(NixlTransfer, "connector:nixl", 8, "One KV cache transfer by NIXL",
@@ -546,7 +682,7 @@ RANKBUS_RECORD(OffloadingConfig, "connector:offloading:config", 1,
 RANKBUS_RECORD(HiSparse, "connector:hisparse", 4, "The sparse-attention hot buffer",
                RANKBUS_HISPARSE_ROWS)
 
-inline constexpr std::uint32_t kBuiltInTypes = 27;
+inline constexpr std::uint32_t kBuiltInTypes = 34;
 
 // All built-in record types: those of roles first, then those of features.
 inline void list_built_in_types(const bus::RecordType* (&out)[kBuiltInTypes]) noexcept {
@@ -567,6 +703,13 @@ inline void list_built_in_types(const bus::RecordType* (&out)[kBuiltInTypes]) no
                                         record_type<IterationDetails>(),
                                         record_type<LoraState>(),
                                         record_type<CacheConfig>(),
+                                        record_type<StepPhases>(),
+                                        record_type<RequestKvEviction>(),
+                                        record_type<LoraRequests>(),
+                                        record_type<KvBlockOperations>(),
+                                        record_type<CacheLookup>(),
+                                        record_type<CacheStorage>(),
+                                        record_type<CacheEviction>(),
                                         record_type<NixlTransfer>(),
                                         record_type<MoriioTransfer>(),
                                         record_type<MooncakeTransfer>(),
@@ -611,6 +754,18 @@ inline void derive(CudaGraph& record) noexcept {
       record.captured != 0 || record.num_padded_tokens < record.num_unpadded_tokens
           ? 0
           : record.num_padded_tokens - record.num_unpadded_tokens;
+}
+inline void derive(StepPhases& record) noexcept {
+  record.steps = 1;
+}
+inline void derive(RequestKvEviction& record) noexcept {
+  record.evictions = 1;
+}
+inline void derive(KvBlockOperations& record) noexcept {
+  record.num_evicted = record.operation == KvBlockOperation::evict ? record.num_blocks : 0;
+}
+inline void derive(CacheEviction& record) noexcept {
+  record.evictions = 1;
 }
 inline void derive(MooncakeStoreOperation& record) noexcept {
   record.operations = 1;

@@ -55,6 +55,18 @@ inline void fill_derived(rankbus::CudaGraph& r) {
   const bool is_padded = r.num_padded_tokens > r.num_unpadded_tokens;
   r.num_paddings = replayed && is_padded ? r.num_padded_tokens - r.num_unpadded_tokens : 0;
 }
+inline void fill_derived(rankbus::StepPhases& r) {
+  r.steps = 1;
+}
+inline void fill_derived(rankbus::RequestKvEviction& r) {
+  r.evictions = 1;
+}
+inline void fill_derived(rankbus::KvBlockOperations& r) {
+  r.num_evicted = r.operation == rankbus::KvBlockOperation::evict ? r.num_blocks : 0;
+}
+inline void fill_derived(rankbus::CacheEviction& r) {
+  r.evictions = 1;
+}
 inline void fill_derived(rankbus::MooncakeStoreOperation& r) {
   r.operations = 1;
 }

@@ -83,7 +83,9 @@ using Types =
                    rankbus::MoriioTransfer, rankbus::MooncakeTransfer,
                    rankbus::MooncakeStoreOperation, rankbus::Offloading, rankbus::OffloadingCpu,
                    rankbus::OffloadingSkipped, rankbus::OffloadingLookup, rankbus::OffloadingConfig,
-                   rankbus::HiSparse, llm_engine::Swap, llm_engine::Tile>;
+                   rankbus::StepPhases, rankbus::RequestKvEviction, rankbus::LoraRequests,
+                   rankbus::KvBlockOperations, rankbus::CacheLookup, rankbus::CacheStorage,
+                   rankbus::CacheEviction, rankbus::HiSparse, llm_engine::Swap, llm_engine::Tile>;
 TYPED_TEST_SUITE(Totals, Types);
 
 TYPED_TEST(Totals, HostileValues_ProducerReadersAndModelAgreeBitForBit) {

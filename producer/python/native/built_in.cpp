@@ -56,12 +56,14 @@ struct TypeList {
   }
 };
 
-using BuiltIn = TypeList<SchedulerStep, IterationStats, FinishedRequest, MultimodalCache,
-                         SleepState, WorkerStep, Collective, CorruptedRequests, KvBlockEviction,
-                         SpecDecoding, DiffusionDecoding, PerfStats, CudaGraph, CudaGraphConfig,
-                         IterationDetails, LoraState, CacheConfig, NixlTransfer, MoriioTransfer,
-                         MooncakeTransfer, MooncakeStoreOperation, Offloading, OffloadingCpu,
-                         OffloadingSkipped, OffloadingLookup, OffloadingConfig, HiSparse>;
+using BuiltIn =
+    TypeList<SchedulerStep, IterationStats, FinishedRequest, MultimodalCache, SleepState,
+             WorkerStep, Collective, CorruptedRequests, KvBlockEviction, SpecDecoding,
+             DiffusionDecoding, PerfStats, CudaGraph, CudaGraphConfig, IterationDetails, LoraState,
+             CacheConfig, StepPhases, RequestKvEviction, LoraRequests, KvBlockOperations,
+             CacheLookup, CacheStorage, CacheEviction, NixlTransfer, MoriioTransfer,
+             MooncakeTransfer, MooncakeStoreOperation, Offloading, OffloadingCpu, OffloadingSkipped,
+             OffloadingLookup, OffloadingConfig, HiSparse>;
 
 }  // namespace
 

@@ -10,6 +10,7 @@ namespace rankbus {
 
 struct Error {
   std::string message;
+  bool is_transient = false;  // The same attempt may succeed a moment later.
 };
 
 // Small, because std::expected is not in C++20.
@@ -26,6 +27,7 @@ class [[nodiscard]] Result {
   const T* operator->() const { return &value(); }
   // Why there is no value; empty if there is one.
   std::string error() const { return *this ? std::string() : std::get<1>(state_).message; }
+  bool is_transient() const { return !*this && std::get<1>(state_).is_transient; }
 
  private:
   std::variant<T, Error> state_;

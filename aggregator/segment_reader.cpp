@@ -1,80 +1,83 @@
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <boost/interprocess/file_mapping.hpp>
-#include <boost/interprocess/mapped_region.hpp>
-#include <cerrno>
 #include <cstring>
 #include <rankbus/aggregator/segment_reader.hpp>
-#include <rankbus/bus/directory.hpp>
+#include <rankbus/bus/clock.hpp>
 #include <utility>
 
 namespace rankbus {
 namespace {
 
-namespace ipc = boost::interprocess;
 using bus::SlotOutcome;
 using bus::Word;
 
-// What a file must be before it is mapped; the directory decides who may put one there, these
-// checks decide which of them is a segment.
-std::string judge_file(int directory, int fd, std::uint64_t& file_bytes) {
-  struct stat status {};
-  if (fstat(fd, &status) != 0) return std::string("cannot be examined: ") + std::strerror(errno);
-  if (!S_ISREG(status.st_mode)) return "not a regular file";
-  // In a group's directory its members are trusted to write, as the setgid bit made the files
-  // theirs.
-  struct stat parent {};
-  const bool of_group = fstat(directory, &parent) == 0 && bus::is_group_directory(parent) &&
-                        parent.st_gid == status.st_gid;
-  if (status.st_uid != geteuid() && status.st_uid != 0 && geteuid() != 0 && !of_group) {
-    return "owned by uid " + std::to_string(status.st_uid) + ", expected " +
-           std::to_string(geteuid()) + " or root";
+// Records that are copied before the file is looked at and they are folded: few enough to stay in
+// the cache.
+constexpr std::size_t kBatchRecords = 256;
+constexpr std::size_t kBatchWords = 64 * 1024 / sizeof(Word);
+// No writer makes more than a record a nanosecond; clocks are compared with this much to spare.
+constexpr std::uint64_t kJumpSlack = 1'000'000;
+
+std::size_t records_a_batch(const StreamSchema& schema) {
+  return std::clamp<std::size_t>(kBatchWords / schema.plan.payload_words, 1, kBatchRecords);
+}
+
+std::uint64_t slot_offset(const StreamSchema& schema, std::uint64_t record) {
+  return schema.slots_offset + (record & (schema.capacity - 1)) * schema.slot_bytes;
+}
+
+std::uint64_t checkpoint_offset(const StreamSchema& schema, int which) {
+  return schema.checkpoint_offset + static_cast<std::uint64_t>(which) * schema.checkpoint_stride;
+}
+
+// Whether a later body has less than an earlier one of what only grows. A checkpoint that lost a
+// page has zeros there. Integer sums wrap, so that only a zero tells.
+bool goes_back(const bus::StreamPlan& plan, const std::vector<Word>& now,
+               const std::vector<Word>& later) {
+  for (const int word :
+       {bus::kBodyInvalid, bus::kBodyNegative, bus::kBodyRowsUsed, bus::kBodyRowsOverflow}) {
+    if (later[static_cast<std::size_t>(word)] < now[static_cast<std::size_t>(word)]) return true;
   }
-  if ((status.st_mode & S_IWOTH) != 0) return "every user may write it";
-  if (status.st_nlink > 1) return "it has several names";
-  file_bytes = static_cast<std::uint64_t>(status.st_size);
-  if (file_bytes < sizeof(bus::SegmentHeader) || file_bytes > bus::kMaxSegmentBytes) {
-    return std::to_string(file_bytes) + " bytes, expected " +
-           std::to_string(sizeof(bus::SegmentHeader)) + " to " +
-           std::to_string(bus::kMaxSegmentBytes);
+  for (std::uint32_t f = 0; f < plan.field_count; ++f) {
+    const bus::FieldPlan& field = plan.fields[f];
+    if (field.kind != bus::Kind::counter && field.kind != bus::Kind::distribution) continue;
+    const std::size_t words =
+        std::size_t{field.row_words} * (field.by_labels != 0 ? plan.label_rows : 1);
+    for (std::size_t i = 0; i < words; ++i) {
+      const Word before = now[field.totals_offset + i];
+      const Word after = later[field.totals_offset + i];
+      const bool is_cell = field.kind == bus::Kind::distribution && i % field.row_words != 0;
+      const bool is_real = field.type == bus::Type::f64 && !is_cell;
+      if (is_cell ? after < before
+                  : (is_real ? bus::double_of(after) < bus::double_of(before)
+                             : after == 0 && before != 0)) {
+        return true;
+      }
+    }
   }
-  if (static_cast<std::uint64_t>(status.st_blocks) * 512 < file_bytes) return "it has holes";
-  return {};
+  return false;
 }
 
 }  // namespace
 
-SegmentReader::~SegmentReader() {
-  if (fd_ >= 0) ::close(fd_);
-}
+SegmentReader::~SegmentReader() = default;
 
 Result<std::unique_ptr<SegmentReader>> SegmentReader::open_untrusted(int directory,
-                                                                     const std::string& name) {
+                                                                     const std::string& name,
+                                                                     ByteAccess access) {
+  auto bytes = SegmentBytes::open_untrusted(directory, name, access);
+  if (!bytes) return Error{bytes.error(), bytes.is_transient()};
   std::unique_ptr<SegmentReader> reader(new SegmentReader);
   reader->name_ = name;
-  reader->fd_ = openat(directory, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-  if (reader->fd_ < 0) return Error{std::strerror(errno)};
-  if (std::string why = judge_file(directory, reader->fd_, reader->file_bytes_); !why.empty())
-    return Error{why};
-  try {
-    const std::string path = "/proc/self/fd/" + std::to_string(reader->fd_);
-    const ipc::file_mapping file(path.c_str(), ipc::read_only);
-    reader->region_ = std::make_unique<ipc::mapped_region>(
-        file, ipc::read_only, 0, static_cast<std::size_t>(reader->file_bytes_));
-  } catch (const ipc::interprocess_exception& failure) {
-    return Error{std::string("cannot be mapped: ") + failure.what()};
-  }
-  reader->base_ = static_cast<const unsigned char*>(reader->region_->get_address());
+  reader->bytes_ = std::move(bytes.value());
+  const char* const cut = "it was truncated while it was opened";
   bus::SegmentHeader copy;
-  std::memcpy(&copy, reader->base_, sizeof copy);
-  auto header = check_untrusted_header(copy, reader->file_bytes_);
+  if (!reader->bytes_->copy_untrusted(0, &copy, sizeof copy)) return Error{cut};
+  auto header = check_untrusted_header(copy, reader->file_bytes());
   if (!header) return Error{header.error()};
   reader->header_ = header.value();
-  const std::vector<unsigned char> schema(reader->base_ + copy.schema_offset,
-                                          reader->base_ + copy.schema_offset + copy.schema_bytes);
+  std::vector<unsigned char> schema(copy.schema_bytes);
+  if (!reader->bytes_->copy_untrusted(copy.schema_offset, schema.data(), schema.size()))
+    return Error{cut};
   auto streams = parse_untrusted_schema(reader->header_, schema);
   if (!streams) return Error{streams.error()};
   for (StreamSchema& stream : streams.value()) {
@@ -84,48 +87,79 @@ Result<std::unique_ptr<SegmentReader>> SegmentReader::open_untrusted(int directo
     state.schema = std::move(stream);
     reader->streams_.push_back(std::move(state));
   }
-  // What was sampled before this reader came is not its loss.
-  const bool writer_is_dead = !reader->writer_is_alive();
-  for (std::size_t s = 0; s < reader->streams_.size(); ++s) {
-    StreamState& state = reader->streams_[s];
-    reader->begin(state, static_cast<std::uint32_t>(s), writer_is_dead);
+  reader->begin_streams();
+  if (!reader->file_is_whole()) return Error{cut};
+  return reader;
+}
+
+// What was sampled before this reader came is not its loss.
+void SegmentReader::begin_streams() {
+  const bool writer_is_dead = !writer_is_alive();
+  for (std::size_t s = 0; s < streams_.size(); ++s) {
+    StreamState& state = streams_[s];
+    begin(state, s, writer_is_dead);
     state.first_position = state.history_from = state.position;
     state.lost_lapped = state.skipped = 0;
     if (state.totals.empty()) continue;
-    const Word published =
-        bus::ProcessMemory().load_published(reader->word_at(reader->header_.activity_offset) + s);
+    const Word published = load_published(s);
     // Of a living writer, the older half of the ring is about to be overwritten.
     const std::uint64_t kept = writer_is_dead ? state.schema.capacity : state.schema.capacity / 2;
     state.history_from = std::min(state.position, published > kept ? published - kept : 0);
   }
-  return reader;
+  learn_texts();
 }
 
-const Word* SegmentReader::word_at(std::uint64_t offset) const {
-  return reinterpret_cast<const Word*>(base_ + offset);
+std::uint64_t SegmentReader::load_published(std::size_t stream) const {
+  return bytes_->load_published_untrusted(header_.activity_offset + stream * sizeof(Word));
 }
 
-bool SegmentReader::writer_is_alive() const {
-  return bus::write_lock_is_held(fd_);
+// A file that lost bytes contradicts everything; that is the better explanation.
+void SegmentReader::contradict(const std::string& what) {
+  switch (bytes_->examine()) {
+    case FileState::truncated:
+      error_ = "the file was truncated while it was read";
+      error_kind_ = "truncated";
+      break;
+    case FileState::has_holes:
+      error_ = "holes were made in the file while it was read";
+      error_kind_ = "holes";
+      break;
+    case FileState::whole:
+      error_ = what;
+      error_kind_ = "inconsistent";
+      break;
+  }
+}
+
+bool SegmentReader::file_is_whole() {
+  if (bytes_->examine() == FileState::whole) return true;
+  contradict({});
+  return false;
+}
+
+void SegmentReader::examine() {
+  if (error_.empty()) (void)file_is_whole();
 }
 
 bool SegmentReader::copy_checkpoint(const StreamState& stream, int which,
                                     std::vector<Word>& body) const {
-  const bus::ProcessMemory memory;
-  const Word* checkpoint =
-      word_at(stream.schema.checkpoint_offset +
-              static_cast<std::uint64_t>(which) * stream.schema.checkpoint_stride);
   body.resize(stream.schema.plan.body_words);
-  return bus::read_checkpoint(memory, checkpoint, body.data(), body.size());
+  return bytes_->read_checkpoint_untrusted(checkpoint_offset(stream.schema, which), body.data(),
+                                           body.size());
 }
 
 // Makes a copied checkpoint the state. The number of rows indexes the body, so it is checked like
-// everything that a producer says.
+// everything that a producer says; and no total of a stream may go back.
 bool SegmentReader::take_checkpoint(StreamState& stream, int which, std::vector<Word>& body) {
   const std::uint32_t rows = stream.schema.plan.label_rows;
   if (rows > 0 && (body[bus::kBodyRowsUsed] < 1 || body[bus::kBodyRowsUsed] > rows)) {
-    error_ = "stream " + stream.schema.name + ": a checkpoint has " +
-             std::to_string(body[bus::kBodyRowsUsed]) + " label rows of " + std::to_string(rows);
+    contradict("stream " + stream.schema.name + ": a checkpoint has " +
+               std::to_string(body[bus::kBodyRowsUsed]) + " label rows of " + std::to_string(rows));
+    return false;
+  }
+  if (stream.position > 0 && goes_back(stream.schema.plan, stream.totals, body)) {
+    contradict("stream " + stream.schema.name + ": totals went back in the checkpoint at record " +
+               std::to_string(body[bus::kBodyRecords]));
     return false;
   }
   stream.position = body[bus::kBodyRecords];
@@ -138,12 +172,10 @@ bool SegmentReader::take_checkpoint(StreamState& stream, int which, std::vector<
 // Before anything was read: the newest checkpoint is where to begin. Of a dead writer it is the
 // older one, because nothing can overtake the reader any more: the newer is then compared on the
 // way.
-void SegmentReader::begin(StreamState& stream, std::uint32_t index, bool writer_is_dead) {
-  const bus::ProcessMemory memory;
-  const Word* activity = word_at(header_.activity_offset) + index;
+void SegmentReader::begin(StreamState& stream, std::size_t index, bool writer_is_dead) {
   const std::uint32_t capacity = stream.schema.capacity;
   if (stream.totals.empty()) {
-    const Word published = memory.load_published(activity);
+    const Word published = load_published(index);
     stream.position = published > capacity ? published - capacity / 2 : 0;
     return;
   }
@@ -151,7 +183,7 @@ void SegmentReader::begin(StreamState& stream, std::uint32_t index, bool writer_
     restart_from_checkpoint(stream, 0);
     return;
   }
-  const Word published = memory.load_published(activity);
+  const Word published = load_published(index);
   std::vector<Word> bodies[2];
   for (int older = 0; older < 2; ++older) {
     const int newer = 1 - older;
@@ -188,6 +220,7 @@ bool SegmentReader::restart_from_checkpoint(StreamState& stream, std::uint64_t p
       if (newest < 0 || bodies[i][bus::kBodyRecords] > bodies[newest][bus::kBodyRecords])
         newest = i;
     }
+    if (!file_is_whole()) return false;
     if (newest < 0 || bodies[newest][bus::kBodyRecords] < stream.position) continue;
     const std::uint64_t before = stream.position;
     if (!take_checkpoint(stream, newest, bodies[newest])) return false;
@@ -203,13 +236,10 @@ bool SegmentReader::restart_from_checkpoint(StreamState& stream, std::uint64_t p
 std::optional<std::uint64_t> SegmentReader::next_checkpoint(const StreamState& stream,
                                                             std::uint64_t published) const {
   std::optional<std::uint64_t> next;
-  const bus::ProcessMemory memory;
   for (int i = 0; i < 2 && !stream.totals.empty(); ++i) {
-    const Word* checkpoint =
-        word_at(stream.schema.checkpoint_offset +
-                static_cast<std::uint64_t>(i) * stream.schema.checkpoint_stride);
     Word records = 0;
-    if (!bus::read_checkpoint(memory, checkpoint, &records, 1)) continue;
+    if (!bytes_->read_checkpoint_untrusted(checkpoint_offset(stream.schema, i), &records, 1))
+      continue;
     const bool ahead = records >= stream.position && records <= published;
     if (ahead && stream.checkpoint_seen[static_cast<std::size_t>(i)] != records)
       next = std::min(next.value_or(records), records);
@@ -221,99 +251,158 @@ void SegmentReader::verify_at(StreamState& stream, std::uint64_t records) {
   std::vector<Word> body;
   for (int i = 0; i < 2; ++i) {
     if (!copy_checkpoint(stream, i, body) || body[bus::kBodyRecords] != records) continue;
+    if (!file_is_whole()) return;
     stream.checkpoint_seen[static_cast<std::size_t>(i)] = records;
     if (body == stream.totals) {
       ++stream.verified;
       continue;
     }
     ++stream.mismatches;
-    error_ = "stream " + stream.schema.name + ": the checkpoint at record " +
-             std::to_string(records) + " disagrees with the records before it";
+    contradict("stream " + stream.schema.name + ": the checkpoint at record " +
+               std::to_string(records) + " disagrees with the records before it");
   }
 }
 
-bool SegmentReader::follow(StreamState& stream, std::uint64_t published, bool writer_is_dead,
-                           const SampleSink& sink) {
-  const bus::ProcessMemory memory;
+// Copies records until one is not whole, or, with `skip_others`, all that are.
+void SegmentReader::copy_batch(const StreamState& stream, std::uint64_t from, std::uint64_t end,
+                               bool writer_is_dead, bool skip_others) {
   const StreamSchema& schema = stream.schema;
-  std::vector<Word> copy(schema.plan.payload_words);
-  // Two capacities bound the work of one poll, whatever the writer does meanwhile.
-  std::uint64_t budget = 2ull * schema.capacity;
-  std::optional<std::uint64_t> compare_at = next_checkpoint(stream, published);
+  const std::size_t words = schema.plan.payload_words;
+  const std::size_t most = records_a_batch(schema);
+  batch_.numbers.clear();
+  batch_.payloads.resize(words * most);
+  batch_.ended_by = SlotOutcome::whole;
+  end = std::min<std::uint64_t>(end, from + most);
+  for (std::uint64_t record = from; record < end; ++record) {
+    Word* copy = batch_.payloads.data() + batch_.numbers.size() * words;
+    const SlotOutcome outcome = bytes_->read_slot_untrusted(
+        slot_offset(schema, record), record, schema.capacity, copy, words, writer_is_dead);
+    if (outcome == SlotOutcome::whole) {
+      batch_.numbers.push_back(record);
+    } else if (!skip_others) {
+      batch_.ended_by = outcome;
+      return;
+    }
+  }
+}
+
+void SegmentReader::fold_batch(StreamState& stream, const SampleSink& sink) {
+  const StreamSchema& schema = stream.schema;
+  const Word* payload = batch_.payloads.data();
+  for (const std::uint64_t number : batch_.numbers) {
+    const Sample sample{schema, reinterpret_cast<const unsigned char*>(payload), number};
+    if (!stream.totals.empty()) bus::fold_payload(schema.plan, payload, stream.totals.data());
+    if (schema.info_field >= 0) take_info(stream, sample);
+    if (sink) sink(sample);
+    payload += schema.plan.payload_words;
+  }
+  stream.position += batch_.numbers.size();
+}
+
+// Reads towards the target of this poll; false if its share of time or work was used up before.
+bool SegmentReader::follow(std::size_t index, bool writer_is_dead, const SampleSink& sink) {
+  StreamState& stream = streams_[index];
+  const std::uint64_t target = stream.published;
+  std::uint64_t budget = 2ull * stream.schema.capacity;
+  std::optional<std::uint64_t> compare_at = next_checkpoint(stream, target);
   while (error_.empty()) {
     if (compare_at == stream.position) {
       verify_at(stream, stream.position);
-      compare_at = next_checkpoint(stream, published);
+      compare_at = next_checkpoint(stream, target);
       if (!error_.empty()) return true;
     }
-    if (stream.position >= published || budget-- == 0) return true;
-    if (published - stream.position > schema.capacity) {
-      const bool restarted = restart_from_checkpoint(stream, published);
-      const bool within = restarted && published - stream.position <= schema.capacity;
-      // A living writer's next checkpoint may help; a dead one's is where it stays.
-      if (!within && writer_is_dead && error_.empty()) {
-        error_ = "stream " + schema.name + ": no whole checkpoint within a ring of record " +
-                 std::to_string(published);
-      }
-      if (!within) return true;
-      compare_at = next_checkpoint(stream, published);
+    if (stream.position >= target) return true;
+    if (budget == 0) return false;
+    if (target - stream.position > stream.schema.capacity) {
+      if (!catch_up(stream, writer_is_dead)) return true;
+      compare_at = next_checkpoint(stream, target);
       continue;
     }
-    const Word* slot = word_at(schema.slots_offset +
-                               (stream.position & (schema.capacity - 1)) * schema.slot_bytes);
-    switch (bus::read_slot(memory, slot, stream.position, schema.capacity, copy.data(), copy.size(),
-                           writer_is_dead)) {
-      case SlotOutcome::whole: {
-        const Sample sample{schema, reinterpret_cast<const unsigned char*>(copy.data()),
-                            stream.position};
-        if (!stream.totals.empty())
-          bus::fold_payload(schema.plan, copy.data(), stream.totals.data());
-        if (schema.info_field >= 0) take_info(stream, sample);
-        if (sink) sink(sample);
-        ++stream.position;
+    const std::uint64_t end = std::min(stream.position + budget, target);
+    const bool compares = compare_at && *compare_at > stream.position;
+    copy_batch(stream, stream.position, compares ? std::min(end, *compare_at) : end, writer_is_dead,
+               false);
+    if (!file_is_whole()) return true;
+    budget -= batch_.numbers.size();
+    switch (batch_.ended_by) {
+      case SlotOutcome::whole:
+        fold_batch(stream, sink);
         break;
-      }
-      case SlotOutcome::lapped: {
-        const std::uint64_t before = stream.position;
-        const bool restarted = restart_from_checkpoint(stream, published);
-        // A dead writer's newest checkpoint lies ahead of whatever its last record overwrote.
-        if (writer_is_dead && stream.position == before && error_.empty()) {
-          error_ = "stream " + schema.name + ": record " + std::to_string(before) +
-                   " is overwritten, and no checkpoint lies behind it";
-        }
-        if (!restarted) return true;
-        compare_at = next_checkpoint(stream, published);
+      case SlotOutcome::lapped:
+        fold_batch(stream, sink);
+        if (!end_lapped(index, writer_is_dead)) return true;
+        compare_at = next_checkpoint(stream, target);
         break;
-      }
+      // What came just before a record that is not there is not believed either.
       case SlotOutcome::not_yet:
       case SlotOutcome::being_written:
       case SlotOutcome::abandoned:
       case SlotOutcome::damaged:
-        error_ = "stream " + schema.name + ": record " + std::to_string(stream.position) +
-                 " was published, but its slot does not hold it";
+        contradict("stream " + stream.schema.name + ": record " +
+                   std::to_string(stream.position + batch_.numbers.size()) +
+                   " was published, but its slot does not hold it");
         break;
     }
+    if (bus::monotonic_ns() >= deadline_ns_) return false;
   }
   return true;
 }
 
+// More was published than the ring holds. Returns whether reading can go on.
+bool SegmentReader::catch_up(StreamState& stream, bool writer_is_dead) {
+  const std::uint64_t target = stream.published;
+  const bool restarted = restart_from_checkpoint(stream, target);
+  if (restarted &&
+      (stream.position >= target || target - stream.position <= stream.schema.capacity)) {
+    return true;
+  }
+  // A living writer's next checkpoint may help; a dead one's is where it stays.
+  if (writer_is_dead && error_.empty()) {
+    contradict("stream " + stream.schema.name + ": no whole checkpoint within a ring of record " +
+               std::to_string(target));
+  }
+  return false;
+}
+
+// The record at `position` was overwritten, which takes a writer that has published a whole ring
+// since. Returns whether reading can go on.
+bool SegmentReader::end_lapped(std::size_t index, bool writer_is_dead) {
+  StreamState& stream = streams_[index];
+  const std::uint64_t lapped = stream.position;
+  // The word that told of the later record was read before this.
+  bus::ProcessMemory().fence_before_recheck();
+  if (load_published(index) - lapped < stream.schema.capacity) {
+    contradict("stream " + stream.schema.name + ": the slot of record " + std::to_string(lapped) +
+               " is ahead of what was published");
+    return false;
+  }
+  const bool restarted = restart_from_checkpoint(stream, stream.published);
+  // A dead writer's newest checkpoint lies ahead of whatever its last record overwrote.
+  if (writer_is_dead && stream.position == lapped && error_.empty()) {
+    contradict("stream " + stream.schema.name + ": record " + std::to_string(lapped) +
+               " is overwritten, and no checkpoint lies behind it");
+  }
+  return restarted;
+}
+
 // Totals begin at a checkpoint; windows and percentiles know only what they are shown, so they get
 // the samples before it, as far as the ring still has them.
-void SegmentReader::show_history(StreamState& stream, bool writer_is_dead,
-                                 const SampleSink& sink) const {
-  const bus::ProcessMemory memory;
-  const StreamSchema& schema = stream.schema;
-  std::vector<Word> copy(schema.plan.payload_words);
-  for (; stream.history_from < stream.first_position; ++stream.history_from) {
-    const Word* slot = word_at(schema.slots_offset +
-                               (stream.history_from & (schema.capacity - 1)) * schema.slot_bytes);
-    const SlotOutcome outcome = bus::read_slot(memory, slot, stream.history_from, schema.capacity,
-                                               copy.data(), copy.size(), writer_is_dead);
-    if (outcome != SlotOutcome::whole || !sink) continue;
-    Sample sample{schema, reinterpret_cast<const unsigned char*>(copy.data()), stream.history_from};
-    sample.is_history = true;
-    sink(sample);
+void SegmentReader::show_history(StreamState& stream, bool writer_is_dead, const SampleSink& sink) {
+  while (sink && stream.history_from < stream.first_position) {
+    const std::uint64_t end = std::min<std::uint64_t>(
+        stream.first_position, stream.history_from + records_a_batch(stream.schema));
+    copy_batch(stream, stream.history_from, end, writer_is_dead, true);
+    if (!file_is_whole()) return;
+    stream.history_from = end;
+    const Word* payload = batch_.payloads.data();
+    for (const std::uint64_t number : batch_.numbers) {
+      Sample sample{stream.schema, reinterpret_cast<const unsigned char*>(payload), number};
+      sample.is_history = true;
+      sink(sample);
+      payload += stream.schema.plan.payload_words;
+    }
   }
+  stream.history_from = stream.first_position;
 }
 
 // Long texts come in parts, one behind the other, and end with a NUL. Until then the former text
@@ -351,66 +440,116 @@ bool SegmentReader::lies_ahead(const StreamState& stream, std::uint64_t publishe
     if (copy_checkpoint(stream, i, body)) farthest = std::max(farthest, body[bus::kBodyRecords]);
   }
   if (farthest <= published) return false;
-  error_ = "stream " + stream.schema.name + ": totals of " + std::to_string(farthest) +
-           " records, of which " + std::to_string(published) + " were published";
+  contradict("stream " + stream.schema.name + ": totals of " + std::to_string(farthest) +
+             " records, of which " + std::to_string(published) + " were published");
   return true;
 }
 
-bool SegmentReader::poll(bool writer_is_dead, const SampleSink& sink) {
+// Looks at what was published of all streams: as far as that this poll, and those that go on with
+// it, will read. Returns false at a contradiction.
+bool SegmentReader::load_targets(bool writer_is_dead) {
+  const std::uint64_t now_ns = bus::monotonic_ns();
+  const std::uint64_t most = now_ns - targets_at_ns_ + kJumpSlack;
   bool any = false;
-  const bus::ProcessMemory memory;
-  const Word* activity = word_at(header_.activity_offset);
-  for (std::size_t s = 0; s < streams_.size() && error_.empty(); ++s) {
+  for (std::size_t s = 0; s < streams_.size(); ++s) {
     StreamState& stream = streams_[s];
-    const Word published = memory.load_published(activity + s);
+    const Word published = load_published(s);
     if (published < stream.published) {
-      error_ = "stream " + stream.schema.name + ": `published` went back";
-      break;
+      contradict("stream " + stream.schema.name + ": `published` went back");
+      return false;
     }
-    if (lies_ahead(stream, published, writer_is_dead)) break;
-    if (stream.history_from < stream.first_position) show_history(stream, writer_is_dead, sink);
-    const bool pending = stream.position < published;
+    if (targets_at_ns_ != 0 && published - stream.published > most) {
+      contradict("stream " + stream.schema.name + ": `published` grew by " +
+                 std::to_string(published - stream.published) + " in " +
+                 std::to_string(now_ns - targets_at_ns_) + " ns");
+      return false;
+    }
+    if (lies_ahead(stream, published, writer_is_dead)) return false;
+    any = any || published > stream.position;
     stream.published = published;
-    if (pending || writer_is_dead)
-      any = (follow(stream, published, writer_is_dead, sink) && pending) || any;
-    if (writer_is_dead && error_.empty() && stream.position == published) {
-      const Word* slot =
-          word_at(stream.schema.slots_offset +
-                  (published & (stream.schema.capacity - 1)) * stream.schema.slot_bytes);
-      Word unused = 0;
-      const SlotOutcome last =
-          bus::read_slot(memory, slot, published, stream.schema.capacity, &unused, 0, true);
-      stream.abandoned = last == SlotOutcome::abandoned || last == SlotOutcome::whole ? 1 : 0;
-    }
+  }
+  targets_at_ns_ = now_ns;
+  // A record's label texts were interned before it was published.
+  if (any) learn_texts();
+  return !any || file_is_whole();
+}
+
+// The newest record's slot tells whether the writer died in it.
+void SegmentReader::look_for_abandoned(StreamState& stream) {
+  Word unused = 0;
+  const SlotOutcome last =
+      bytes_->read_slot_untrusted(slot_offset(stream.schema, stream.published), stream.published,
+                                  stream.schema.capacity, &unused, 0, true);
+  stream.abandoned = last == SlotOutcome::abandoned || last == SlotOutcome::whole ? 1 : 0;
+}
+
+// Returns false if there is more to read than this poll has time for.
+bool SegmentReader::read_stream(std::size_t index, bool writer_is_dead, const SampleSink& sink) {
+  StreamState& stream = streams_[index];
+  if (stream.history_from < stream.first_position) show_history(stream, writer_is_dead, sink);
+  if (!error_.empty()) return true;
+  const bool pending = stream.position < stream.published;
+  if ((pending || writer_is_dead) && !follow(index, writer_is_dead, sink)) return false;
+  if (writer_is_dead && error_.empty() && stream.position == stream.published)
+    look_for_abandoned(stream);
+  return true;
+}
+
+bool SegmentReader::poll(bool writer_is_dead, const SampleSink& sink, std::uint64_t deadline_ns) {
+  if (!error_.empty()) return false;
+  // A dead writer publishes no more, and what it published last must be seen.
+  if ((!is_behind_ || writer_is_dead) && !load_targets(writer_is_dead)) return false;
+  deadline_ns_ = deadline_ns;
+  is_behind_ = false;
+  bool any = false;
+  const std::size_t count = streams_.size();
+  for (std::size_t done = 0; done < count && error_.empty(); ++done) {
+    const std::size_t index = (first_stream_ + done) % count;
+    any = any || streams_[index].position < streams_[index].published;
+    const bool whole = read_stream(index, writer_is_dead, sink);
+    if (whole && bus::monotonic_ns() < deadline_ns_) continue;
+    // The others come first the next time.
+    first_stream_ = (index + 1) % count;
+    is_behind_ = !whole || done + 1 < count;
+    break;
   }
   return any;
 }
 
 bool SegmentReader::is_drained() const {
   return !error_.empty() ||
-         std::all_of(streams_.begin(), streams_.end(),
-                     [](const StreamState& stream) { return stream.position == stream.published; });
+         (!is_behind_ &&
+          std::all_of(streams_.begin(), streams_.end(), [](const StreamState& stream) {
+            return stream.position == stream.published;
+          }));
+}
+
+// Texts of labels are learnt once. Whatever happens to them later, series keep their labels.
+void SegmentReader::learn_texts() {
+  const std::uint64_t dictionary = header_.dictionary_offset;
+  const std::uint64_t used = std::min<std::uint64_t>(bytes_->load_interned_untrusted(dictionary),
+                                                     header_.dictionary_entries);
+  const std::uint64_t texts = dictionary + sizeof(Word) * (1 + header_.dictionary_entries);
+  while (texts_.size() < used) {
+    Word where = 0;
+    if (!bytes_->copy_untrusted(dictionary + sizeof(Word) * (texts_.size() + 1), &where,
+                                sizeof where)) {
+      return;
+    }
+    const std::uint64_t offset = where >> 32;
+    const std::uint64_t size = where & 0xffffffff;
+    std::string text;
+    if (size <= bus::kMaxLabelTextBytes && offset <= header_.dictionary_text_bytes &&
+        offset % 8 == 0 && size <= header_.dictionary_text_bytes - offset) {
+      text.resize(size);
+      if (!bytes_->copy_untrusted(texts + offset, text.data(), size)) return;
+    }
+    texts_.push_back(std::move(text));
+  }
 }
 
 std::string SegmentReader::dictionary_text(std::uint64_t entry) const {
-  const bus::ProcessMemory memory;
-  const Word* dictionary = word_at(header_.dictionary_offset);
-  const Word used = std::min<Word>(memory.load_interned(dictionary), header_.dictionary_entries);
-  if (entry == 0 || entry > used) return {};
-  const Word where = memory.load_field(dictionary + entry);
-  const std::uint64_t offset = where >> 32;
-  const std::uint64_t size = where & 0xffffffff;
-  if (size > bus::kMaxLabelTextBytes || offset > header_.dictionary_text_bytes || offset % 8 != 0 ||
-      size > header_.dictionary_text_bytes - offset) {
-    return {};
-  }
-  std::string text(size, '\0');
-  const Word* texts = dictionary + 1 + header_.dictionary_entries + offset / 8;
-  for (std::size_t at = 0; at < size; at += sizeof(Word)) {
-    const Word word = memory.load_field(texts + at / sizeof(Word));
-    std::memcpy(text.data() + at, &word, std::min(sizeof word, size - at));
-  }
-  return text;
+  return entry == 0 || entry > texts_.size() ? std::string() : texts_[entry - 1];
 }
 
 }  // namespace rankbus

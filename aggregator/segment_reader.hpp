@@ -5,6 +5,10 @@
 // by the producer's own fold, and at each checkpoint that it reaches compares: both must hold the
 // same words. Lapped, it starts again from the newest checkpoint and counts the samples that it
 // missed; totals never bend.
+//
+// Records are copied in batches, then the kernel is asked whether the file still has all its bytes,
+// and only then are they folded: what a cut or a hole turned to zeros is never used. A segment that
+// was cut, or that contradicts itself, keeps the totals that it had.
 #pragma once
 
 #include <array>
@@ -14,13 +18,10 @@
 #include <optional>
 #include <rankbus/aggregator/result.hpp>
 #include <rankbus/aggregator/schema_reader.hpp>
+#include <rankbus/aggregator/segment_bytes.hpp>
 #include <rankbus/bus/slot.hpp>
 #include <string>
 #include <vector>
-
-namespace boost::interprocess {
-class mapped_region;
-}
 
 namespace rankbus {
 
@@ -78,42 +79,73 @@ struct StreamState {
 
 class SegmentReader {
  public:
-  // Opens `name` in the directory, judges it, maps it read-only and reads its schema. Errors say
-  // what is wrong with it; nothing is kept then.
-  static Result<std::unique_ptr<SegmentReader>> open_untrusted(int directory,
-                                                               const std::string& name);
+  // Opens `name` in the directory, judges it and reads its schema. Errors say what is wrong with
+  // it; nothing is kept then.
+  static Result<std::unique_ptr<SegmentReader>> open_untrusted(
+      int directory, const std::string& name, ByteAccess access = ByteAccess::copied);
   ~SegmentReader();
   SegmentReader(const SegmentReader&) = delete;
   SegmentReader& operator=(const SegmentReader&) = delete;
 
   // Whether the producer's address space still exists.
-  bool writer_is_alive() const;
+  bool writer_is_alive() const { return bytes_->writer_is_alive(); }
 
-  // Reads what is new, at most about two capacities of each stream. `writer_is_dead` only after
-  // `writer_is_alive` was false. Returns true if anything was read; `error` is set once the segment
-  // contradicts itself, and nothing is read from then on.
-  bool poll(bool writer_is_dead, const SampleSink& sink);
+  // Reads what is new: at most two capacities of each stream, and not much longer than until
+  // `deadline_ns`, CLOCK_MONOTONIC. `writer_is_dead` only after `writer_is_alive` was false.
+  // Returns true if anything was read; `error` is set once the segment contradicts itself, and
+  // nothing is read from then on.
+  bool poll(bool writer_is_dead, const SampleSink& sink, std::uint64_t deadline_ns = kNoDeadline);
+  static constexpr std::uint64_t kNoDeadline = ~std::uint64_t{0};
+
+  // The last poll ended before it reached what was published when it, or the first of its like,
+  // began; the next one goes on towards that.
+  bool is_behind() const { return is_behind_ && error_.empty(); }
 
   // Nothing is left to read; with a dead writer, nothing ever will be.
   bool is_drained() const;
 
-  // Text of a dictionary entry, 1 and up; empty if it is not there.
+  // Asks the kernel whether the file still has its bytes; if not, that is the error.
+  void examine();
+  // Whether the name still leads to the file that is read, or to none.
+  bool has_its_name(int directory) const { return bytes_->has_its_name(directory, name_); }
+
+  // Text of a dictionary entry, 1 and up, as it was when it was first seen; empty if it was not.
   std::string dictionary_text(std::uint64_t entry) const;
 
   const std::string& name() const { return name_; }
   const bus::SegmentHeader& header() const { return header_; }
   const std::vector<StreamState>& streams() const { return streams_; }
   const std::string& error() const { return error_; }
-  std::uint64_t file_bytes() const { return file_bytes_; }
+  // Why nothing more is read, in a word for a label; empty without an error.
+  const char* error_kind() const { return error_kind_; }
+  std::uint64_t file_bytes() const { return bytes_->file_bytes(); }
 
  private:
+  // Copies of records, to be used once the file is known to be whole.
+  struct Batch {
+    std::vector<bus::Word> payloads;
+    std::vector<std::uint64_t> numbers;
+    bus::SlotOutcome ended_by = bus::SlotOutcome::whole;
+  };
+
   SegmentReader() = default;
-  const bus::Word* word_at(std::uint64_t offset) const;
-  bool follow(StreamState& stream, std::uint64_t published, bool writer_is_dead,
-              const SampleSink& sink);
-  void begin(StreamState& stream, std::uint32_t index, bool writer_is_dead);
+  void begin_streams();
+  void begin(StreamState& stream, std::size_t index, bool writer_is_dead);
+  void contradict(const std::string& what);
+  bool file_is_whole();
+  std::uint64_t load_published(std::size_t stream) const;
+  bool load_targets(bool writer_is_dead);
+  void learn_texts();
+  bool read_stream(std::size_t index, bool writer_is_dead, const SampleSink& sink);
+  bool follow(std::size_t index, bool writer_is_dead, const SampleSink& sink);
+  bool catch_up(StreamState& stream, bool writer_is_dead);
+  bool end_lapped(std::size_t index, bool writer_is_dead);
+  void copy_batch(const StreamState& stream, std::uint64_t from, std::uint64_t end,
+                  bool writer_is_dead, bool skip_others);
+  void fold_batch(StreamState& stream, const SampleSink& sink);
+  void look_for_abandoned(StreamState& stream);
   bool take_checkpoint(StreamState& stream, int which, std::vector<bus::Word>& body);
-  void show_history(StreamState& stream, bool writer_is_dead, const SampleSink& sink) const;
+  void show_history(StreamState& stream, bool writer_is_dead, const SampleSink& sink);
   static void take_info(StreamState& stream, const Sample& sample);
   bool lies_ahead(const StreamState& stream, std::uint64_t published, bool writer_is_dead);
   bool restart_from_checkpoint(StreamState& stream, std::uint64_t published);
@@ -123,13 +155,17 @@ class SegmentReader {
                                                std::uint64_t published) const;
 
   std::string name_;
-  int fd_ = -1;
-  std::uint64_t file_bytes_ = 0;
-  std::unique_ptr<boost::interprocess::mapped_region> region_;
-  const unsigned char* base_ = nullptr;
+  std::unique_ptr<SegmentBytes> bytes_;
   bus::SegmentHeader header_{};
   std::vector<StreamState> streams_;
+  std::vector<std::string> texts_;  // Of the dictionary, from entry 1; what is known stays so.
+  Batch batch_;
+  std::size_t first_stream_ = 0;  // Where the next poll begins.
+  bool is_behind_ = false;
+  std::uint64_t deadline_ns_ = 0;    // Of the poll that is going on.
+  std::uint64_t targets_at_ns_ = 0;  // When `published` of the streams was loaded.
   std::string error_;
+  const char* error_kind_ = "";
 };
 
 }  // namespace rankbus

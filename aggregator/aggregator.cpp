@@ -112,6 +112,7 @@ void Aggregator::read_loop() {
   }
   lock.unlock();
   one_pass(true);
+  bus_->finish(pass_s_);
   const auto last = make_snapshot();
   lock.lock();
   latest_ = last;

@@ -1,3 +1,4 @@
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -15,6 +16,9 @@ namespace {
 
 // How often names and locks are looked at without being asked; activity is looked at in every pass.
 constexpr double kScanEvery_s = 1.0;
+
+// How long the first pass may take at most before what is known is shown.
+constexpr double kCatchUp_s = 10.0;
 
 // The only reason to reject a segment that passes.
 constexpr const char* kOverLimit = "over the limit of segments";
@@ -47,6 +51,25 @@ bool take_owner_lock(int directory, int& fd, const std::string& path, std::strin
         ": another aggregator owns this bus. One owner reads and removes its segments; stop the "
         "other, choose another directory with --bus, or look on with --observe";
   return false;
+}
+
+// The names of all segments; false if the directory could not be read to its end. A name that was
+// only not seen must not be taken for one that is gone.
+bool list_segments(int directory, std::set<std::string>& names) {
+  const int copy = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (copy < 0) return false;
+  DIR* stream = fdopendir(copy);
+  if (stream == nullptr) {
+    ::close(copy);
+    return false;
+  }
+  errno = 0;
+  while (const dirent* entry = readdir(stream)) {
+    if (bus::is_segment_name(entry->d_name)) names.insert(entry->d_name);
+  }
+  const bool whole = errno == 0;
+  closedir(stream);
+  return whole;
 }
 
 std::string mebibytes(std::uint64_t bytes) {
@@ -131,6 +154,12 @@ Result<std::unique_ptr<BusReader>> BusReader::open(const BusOptions& options, Wa
   if (const std::string little = little_room(reader->directory_, reader->path_); !little.empty()) {
     reader->warn_(little);
   }
+  if (options.ledger.keep && !options.observe) {
+    auto ledger = Ledger::open(options.ledger, reader->path_, reader->warn_);
+    if (!ledger) return Error{ledger.error()};
+    reader->ledger_ = std::move(ledger.value());
+    reader->start_from_ledger();
+  }
   return reader;
 }
 
@@ -140,16 +169,19 @@ BusReader::~BusReader() {
 }
 
 bool BusReader::pass(double now_s, bool fresh, const OnSample& on_sample) {
-  const bool look = names_changed() || fresh || now_s - scanned_s_ >= kScanEvery_s;
+  bool look = names_changed() || fresh || now_s - scanned_s_ >= kScanEvery_s;
   if (look) {
-    scan(now_s);
+    look = scan(now_s);
     scanned_s_ = now_s;
+    tidy_identities(now_s);
   }
   bool any = false;
   for (auto at = live_.begin(); at != live_.end();) {
     LiveSegment& segment = at->second;
     const bool alive = read_live(segment, now_s, look, on_sample);
     any = any || segment.active_s == now_s;
+    check_floor(segment);
+    if (!catching_up_.empty() && segment.reader->is_drained()) catching_up_.erase(at->first);
     if (!segment.writer_is_gone) identities_[segment.who].last_alive_s = now_s;
     if (alive) {
       ++at;
@@ -158,9 +190,19 @@ bool BusReader::pass(double now_s, bool fresh, const OnSample& on_sample) {
     retire(segment, now_s);
     const std::string name = at->first;
     at = live_.erase(at);
-    remove(name);
+    catching_up_.erase(name);
+    if (ledger_) {
+      ledger_->retire(name);
+    } else {
+      remove(name);
+    }
   }
-  complete_ = complete_ || look;
+  // A writer that outruns its reader must not keep the others from being seen.
+  const double waited_s = now_s - static_cast<double>(opened_ns_) * 1e-9;
+  complete_ = complete_ || (was_scanned_ && (catching_up_.empty() || waited_s > kCatchUp_s));
+  unsaved_ = unsaved_ || any || changes_ != changes_seen_;
+  changes_seen_ = changes_;
+  keep_ledger(now_s);
   return any;
 }
 
@@ -206,14 +248,22 @@ bool BusReader::read_live(LiveSegment& segment, double now_s, bool ask_liveness,
   return true;
 }
 
-void BusReader::scan(double now_s) {
+// False if the names could not be listed; nothing is concluded then.
+bool BusReader::scan(double now_s) {
   std::vector<std::unique_ptr<SegmentReader>> found;
   std::set<std::string> names;
-  bus::for_each_segment_name(directory_, [&](const char* name) { names.insert(name); });
+  if (!list_segments(directory_, names)) return false;
+  release_quarantined();
+  bury_quarantined(names, now_s);
+  settle_unread(names, now_s);
+  if (ledger_) ledger_->see_names(names);
   std::erase_if(rejected_, [&](const auto& entry) { return names.count(entry.first) == 0; });
   std::erase_if(finished_, [&](const std::string& name) { return names.count(name) == 0; });
   for (const std::string& name : names) {
     if (live_.count(name) != 0 || finished_.count(name) != 0) continue;
+    if (ledger_ && ledger_->is_retired(name)) continue;
+    const auto left = unread_.find(name);
+    if (left != unread_.end() && !left->second->quarantine.empty()) continue;
     const auto refused = rejected_.find(name);
     if (refused != rejected_.end() && refused->second != kOverLimit) continue;
     if (live_.size() + found.size() >= bus::kMaxSegments) {
@@ -235,6 +285,11 @@ void BusReader::scan(double now_s) {
           ". Other ranks are unaffected. Counted in rankbus_segments_rejected");
   }
   attach(std::move(found), now_s);
+  if (!was_scanned_) {
+    for (const auto& [name, segment] : live_) catching_up_.insert(name);
+  }
+  was_scanned_ = true;
+  return true;
 }
 
 // An unnamed server is known by its run. Its series bear no `server` label, unless another unnamed
@@ -279,6 +334,9 @@ void BusReader::attach(std::vector<std::unique_ptr<SegmentReader>> found, double
     segment.attached_s = segment.active_s = now_s;
     segment.reader = std::move(reader);
     segment.began_here = segment.reader->header().anchor_monotonic_ns >= opened_ns_;
+    resume(segment);
+    recall_engine(segment.who);
+    touched_.insert(segment.who);
     IdentityState& state = identities_[segment.who];
     const bus::SegmentHeader& header = segment.reader->header();
     if (state.began_ns == 0) {
@@ -323,17 +381,22 @@ void BusReader::retire(const LiveSegment& segment, double now_s) {
   note_end(segment);
   ++retired_segments_;
   ++changes_;
-  for (auto& [key, value] : extract_values(*segment.reader)) {
+  add_to_retired(segment.who, segment.reader->name(), totals_of(segment), counts_of(segment));
+}
+
+void BusReader::add_to_retired(const Identity& who, const std::string& segment, FieldValues values,
+                               const std::vector<std::pair<std::string, StreamCounts>>& streams) {
+  Retired& retired = identities_[who].retired;
+  touched_.insert(who);
+  for (auto& [key, value] : values) {
     if (value.kind == bus::Kind::gauge) continue;  // A state without a living writer is nobody's.
-    const auto [at, fresh] = state.retired.values.emplace(key, value);
+    const auto [at, fresh] = retired.values.emplace(key, value);
     if (fresh || add_value(at->second, value)) continue;
-    warn_(key.first + ": buckets or unit changed with segment " + segment.reader->name() +
+    warn_(key.first + ": buckets or unit changed with segment " + segment +
           "; the family starts again from it");
     at->second = value;
   }
-  for (const StreamState& stream : segment.reader->streams()) {
-    state.retired.streams[stream.schema.name].add(counts_of(stream));
-  }
+  for (const auto& [name, counts] : streams) retired.streams[name].add(counts);
 }
 
 void BusReader::remove(const std::string& name) {
@@ -342,7 +405,7 @@ void BusReader::remove(const std::string& name) {
     warn_("segment " + name + " cannot be removed: " + std::strerror(errno) +
           ". It was read to its end and is not read again");
   }
-  finished_.insert(name);
+  if (!ledger_) finished_.insert(name);
 }
 
 }  // namespace rankbus

@@ -12,6 +12,8 @@
 #include <memory>
 #include <rankbus/aggregator/field_value.hpp>
 #include <rankbus/aggregator/identity.hpp>
+#include <rankbus/aggregator/identity_state.hpp>
+#include <rankbus/aggregator/ledger.hpp>
 #include <rankbus/aggregator/segment_reader.hpp>
 #include <set>
 #include <string>
@@ -22,29 +24,7 @@ namespace rankbus {
 struct BusOptions {
   std::string directory;  // Empty: RANKBUS_BUS, then the default.
   bool observe = false;   // Read without owning: nothing is ever removed.
-};
-
-// Bookkeeping of one stream name of one identity, over all its incarnations.
-struct StreamCounts {
-  std::uint64_t records = 0;
-  std::uint64_t lost_lapped = 0;
-  std::uint64_t abandoned = 0;
-  std::uint64_t verified = 0;
-  std::uint64_t skipped = 0;
-  std::uint64_t mismatches = 0;
-  std::uint64_t invalid = 0;
-  std::uint64_t negative = 0;
-  std::uint64_t label_overflow = 0;
-
-  void add(const StreamCounts& other);
-};
-StreamCounts counts_of(const StreamState& stream);
-
-// What is left of an identity's dead incarnations.
-struct Retired {
-  FieldValues values;
-  std::map<std::string, StreamCounts> streams;
-  std::uint64_t incarnations = 0;
+  LedgerOptions ledger;   // Of an owner.
 };
 
 struct LiveSegment {
@@ -56,22 +36,22 @@ struct LiveSegment {
   double liveness_asked_s = 0;  // When the lock was looked at last.
   std::string quarantine;  // Reason, once it contradicted itself: read no more, kept for people.
   bool writer_is_gone = false;  // Of a quarantined one; any other is retired then.
+  // What a reader before this one exported of it; null once this one has read as far.
+  std::shared_ptr<const LedgerIncarnation> floor;
+  std::shared_ptr<const LedgerIncarnation> saved;  // For the ledger, as of ...
+  std::uint64_t saved_records = 0;                 // ... so many records of all streams.
 };
 
-// What is known of an identity whether it lives or not.
-struct IdentityState {
-  Retired retired;
-  double last_alive_s = 0;     // CLOCK_MONOTONIC.
-  std::uint64_t began_ns = 0;  // When its first known incarnation was opened, CLOCK_MONOTONIC ...
-  std::uint64_t began_ticks = 0;  // ... by that incarnation's own clock ...
-  double began_realtime_s = 0;    // ... and in seconds since the epoch.
-  std::uint64_t last_stamp = 0;   // Newest stamp of its dead incarnations, in ticks ...
-  bus::ClockSource last_source = bus::ClockSource::monotonic;  // ... of this clock.
-  double last_active_s = 0;          // When a record of them was last noticed, CLOCK_MONOTONIC.
-  std::uint32_t ranks_expected = 0;  // Ranks of its engine on this node, as told by the latest.
-};
+// Counters, distributions and gauges of a segment; never less than its floor.
+FieldValues totals_of(const LiveSegment& segment);
+// In the order of its schema.
+std::vector<std::pair<std::string, StreamCounts>> counts_of(const LiveSegment& segment);
+
 // The newest stamp of all streams of a segment, in ticks; 0 before the first record.
 std::uint64_t newest_stamp(const SegmentReader& reader);
+
+// `rankbus release NAME` makes a file of this name and the segment's.
+inline constexpr const char* kReleasePrefix = ".release-";
 
 class BusReader {
  public:
@@ -96,6 +76,24 @@ class BusReader {
   std::uint64_t rejected() const { return rejected_.size(); }
   std::uint64_t removed_unread() const { return removed_unread_; }
   std::uint64_t retired_segments() const { return retired_segments_; }
+  // Segments that were read before, and are not being read now: quarantined by an earlier owner, or
+  // not to be opened at the moment. Their totals stand as they were.
+  const std::map<std::string, std::shared_ptr<const LedgerIncarnation>>& unread() const {
+    return unread_;
+  }
+  // Segments that lived when the ledger was written last, and were gone when it was read.
+  std::uint64_t vanished() const { return vanished_; }
+  const Ledger* ledger() const { return ledger_.get(); }
+
+  // Counters that only samples tell are asked for at the end of the pass that they belong to, so
+  // that they and the positions in the ledger are of one moment.
+  using Sections = std::function<Ledger::Sections()>;
+  void set_sections(Sections sections) { sections_ = std::move(sections); }
+  // As they were given to the last owner's ledger; empty without one.
+  Ledger::Sections sections_at_start() const;
+  // Writes the ledger a last time, and removes what it lets go. Waits for the disk.
+  void finish(double now_s);
+
   // When this reader was opened, CLOCK_MONOTONIC: whoever began later was seen from the beginning.
   std::uint64_t opened_ns() const { return opened_ns_; }
   // Every segment that was there at the first scan has been read to its end of then.
@@ -103,7 +101,18 @@ class BusReader {
 
  private:
   BusReader() = default;
-  void scan(double now_s);
+  bool scan(double now_s);
+  void start_from_ledger();
+  void resume(LiveSegment& segment);
+  void check_floor(LiveSegment& segment);
+  void settle_unread(const std::set<std::string>& names, double now_s);
+  void release_quarantined();
+  void bury_quarantined(const std::set<std::string>& names, double now_s);
+  void keep_ledger(double now_s);
+  static LedgerIncarnation incarnation_of(const LiveSegment& segment);
+  std::shared_ptr<LedgerImage> make_image();
+  void tidy_identities(double now_s);
+  void recall_engine(const Identity& who);
   void attach(std::vector<std::unique_ptr<SegmentReader>> found, double now_s);
   void tell_servers_apart(const std::vector<std::unique_ptr<SegmentReader>>& found);
   void check_twin(const SegmentReader& reader, const SegmentReader& earlier,
@@ -112,6 +121,8 @@ class BusReader {
   bool read_live(LiveSegment& segment, double now_s, bool ask_liveness, const OnSample& on_sample);
   void note_end(const LiveSegment& segment);
   void retire(const LiveSegment& segment, double now_s);
+  void add_to_retired(const Identity& who, const std::string& segment, FieldValues values,
+                      const std::vector<std::pair<std::string, StreamCounts>>& streams);
   void remove(const std::string& name);
   bool names_changed();
 
@@ -129,6 +140,17 @@ class BusReader {
   std::set<std::string> finished_;               // Retired, but the name could not or must not go.
   std::map<std::string, std::string> rejected_;  // Name and why; said once.
   std::set<std::string> separate_runs_;          // Run ids that get a server label.
+  std::map<std::string, std::shared_ptr<const LedgerIncarnation>> unread_;
+  std::set<std::string> catching_up_;  // Found by the first scan, and not yet read to their end.
+  std::unique_ptr<Ledger> ledger_;
+  Sections sections_;
+  std::map<Identity, IdentityState> past_;  // Of engines that are not shown any more.
+  std::map<Identity, std::shared_ptr<const IdentityState>> saved_;  // As in the ledger ...
+  std::set<Identity> touched_;                                      // ... but for these.
+  bool unsaved_ = false;
+  bool was_scanned_ = false;
+  std::uint64_t changes_seen_ = 0;
+  std::uint64_t vanished_ = 0;
   std::uint64_t changes_ = 0;
   std::uint64_t removed_unread_ = 0;
   std::uint64_t retired_segments_ = 0;

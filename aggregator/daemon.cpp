@@ -25,6 +25,8 @@ struct AggregateOptions {
   std::string log_file;
   std::string log_level = "info";
   double retain_s = 3600;
+  std::string state_dir;
+  double forget_after_s = LedgerOptions{}.forget_after_s;
   bool observe = false;
   DialectOptions dialect;
   bool created_series = false;
@@ -103,7 +105,12 @@ int run_aggregate(const AggregateOptions& options) {
     aggregator_options.alerts.push_back(rule.value());
   }
   aggregator_options.reduce.created_series = options.created_series;
-  aggregator_options.bus = {options.bus, options.observe};
+  aggregator_options.bus = {options.bus, options.observe, {}};
+  LedgerOptions& ledger = aggregator_options.bus.ledger;
+  ledger.keep = true;
+  ledger.directory = options.state_dir;
+  ledger.retain_s = options.retain_s;
+  ledger.forget_after_s = options.forget_after_s;
   aggregator_options.reduce.retain_engine_s = options.retain_s;
   // A rank's series do not outlive those of its engine.
   aggregator_options.reduce.retain_rank_s =
@@ -169,6 +176,13 @@ std::function<int()> add_aggregate_command(CLI::App& app) {
   command
       ->add_option("--retain", options->retain_s,
                    "Seconds that an engine's series stay after its last process ended")
+      ->check(finite_range(0.0, 1e9))
+      ->capture_default_str();
+  command->add_option("--state-dir", options->state_dir,
+                      "Directory of the ledger, which carries counts over restarts; else the bus");
+  command
+      ->add_option("--forget-after", options->forget_after_s,
+                   "Seconds after which the ledger forgets an engine that did not come back")
       ->check(finite_range(0.0, 1e9))
       ->capture_default_str();
   command

@@ -21,6 +21,12 @@ struct Identity {
 
   auto tie() const { return std::tie(server, server_label, model, engine, role, rank, lane); }
   bool operator<(const Identity& other) const { return tie() < other.tie(); }
+  // Who stands for all identities of the engine that are remembered no more one by one. No producer
+  // has role 0.
+  Identity whole_engine() const {
+    return {server, server_label, model, engine, 0, bus::kNoRank, 0};
+  }
+  bool is_whole_engine() const { return role == 0 && !model.empty(); }
   bool same_engine(const Identity& other) const {
     return server == other.server && model == other.model && engine == other.engine;
   }

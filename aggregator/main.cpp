@@ -9,6 +9,7 @@
 #include <rankbus/aggregator/daemon.hpp>
 #include <rankbus/aggregator/describe.hpp>
 #include <rankbus/aggregator/inspect.hpp>
+#include <rankbus/aggregator/release.hpp>
 #include <rankbus/aggregator/version.hpp>
 #include <rankbus/producer/replay/replay.hpp>
 #include <rankbus/producer/simulator/simulate.hpp>
@@ -30,6 +31,7 @@ int run(int argc, char** argv) {
   commands["replay"] = rankbus::replay::add_replay_command(app);
   commands["describe"] = rankbus::add_describe_command(app);
   commands["inspect"] = rankbus::add_inspect_command(app);
+  commands["release"] = rankbus::add_release_command(app);
   rankbus::CommandLine given;
   try {
     rankbus::read_command_line(app, argc, argv, given);

@@ -88,11 +88,17 @@ ValuesByIdentity collect_values(const BusReader& bus) {
   for (const auto& [who, state] : bus.identities()) all[who] = state.retired.values;
   for (const auto& [name, segment] : bus.live()) {
     FieldValues& values = all[segment.who];
-    for (auto& [key, value] : extract_values(*segment.reader)) {
+    for (auto& [key, value] : totals_of(segment)) {
       // What is read no more has counts that were true, and a state that may no longer be.
       if (value.kind == Kind::gauge && !segment.quarantine.empty()) continue;
       const auto [at, fresh] = values.emplace(key, value);
       // Buckets that changed over a restart: the family starts again with the living incarnation.
+      if (!fresh && !add_value(at->second, value)) at->second = value;
+    }
+  }
+  for (const auto& [name, left] : bus.unread()) {
+    for (const auto& [key, value] : left->totals) {
+      const auto [at, fresh] = all[left->who].emplace(key, value);
       if (!fresh && !add_value(at->second, value)) at->second = value;
     }
   }

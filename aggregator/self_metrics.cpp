@@ -167,6 +167,29 @@ void add_streams(const Identity& who, const std::map<std::string, StreamCounts>&
               all.mismatches);
 }
 
+void add_ledger(const BusReader& bus, double now_s, FamilyBuilder& out) {
+  if (bus.ledger() == nullptr) return;
+  const LedgerStatus status = bus.ledger()->status();
+  out.gauge("rankbus_ledger_generation", "Images of the ledger that were written, ever", {},
+            kNobody, status.generation);
+  out.gauge("rankbus_ledger_bytes", "Size of the newest image of the ledger", {}, kNobody,
+            status.bytes);
+  if (status.written_s > 0) {
+    out.gauge("rankbus_ledger_age_seconds",
+              "Time since the newest image of the ledger was made. None is made while nothing "
+              "changes",
+              {}, kNobody, std::max(0.0, now_s - status.written_s));
+  }
+  out.counter("rankbus_ledger_write_failures_total",
+              "Images of the ledger that could not be written; segments of the dead stay until one "
+              "can",
+              {}, kNobody, status.failures);
+  out.counter("rankbus_segments_vanished_total",
+              "Segments that lived when the ledger was written, and were removed by others while "
+              "no aggregator ran",
+              {}, kNobody, bus.vanished());
+}
+
 void add_process(const BusReader& bus, FamilyBuilder& out) {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
@@ -212,7 +235,7 @@ void add_self_metrics(const BusReader& bus, const TickClock& clock, double now_s
   std::map<Identity, const LiveSegment*> living;
   std::map<Identity, std::map<std::string, StreamCounts>> streams;
   for (const auto& [who, state] : bus.identities()) {
-    if (now_s - state.last_alive_s <= options.retain_rank_s) {
+    if (now_s - state.last_alive_s <= options.retain_rank_s && !who.is_whole_engine()) {
       living[who] = nullptr;
       streams[who] = state.retired.streams;
     }
@@ -222,8 +245,9 @@ void add_self_metrics(const BusReader& bus, const TickClock& clock, double now_s
     const bus::SegmentHeader& header = segment.reader->header();
     std::optional<double>
         newest_s;  // A virtual stamp says nothing of age; then, when it was noticed.
+    for (const auto& [stream, counts] : counts_of(segment))
+      streams[segment.who][stream].add(counts);
     for (const StreamState& stream : segment.reader->streams()) {
-      streams[segment.who][stream.schema.name].add(counts_of(stream));
       if (header.clock_domain != 1 || stream.totals.empty() ||
           stream.totals[bus::kBodyLastStamp] == 0)
         continue;
@@ -242,9 +266,18 @@ void add_self_metrics(const BusReader& bus, const TickClock& clock, double now_s
               segment.who, std::uint64_t{1});
     add_age(segment.who, newest_s.value_or(segment.active_s), now_s, out);
   }
+  for (const auto& [name, left] : bus.unread()) {
+    for (const auto& [stream, counts] : left->streams) streams[left->who][stream].add(counts);
+    if (left->quarantine.empty()) continue;
+    out.gauge("rankbus_quarantined", "1 for a segment that contradicts itself and is read no more",
+              joined(rank_labels(left->who), {{"reason", "inconsistent"}}), left->who,
+              std::uint64_t{1});
+  }
   for (const auto& [who, segment] : living) {
     add_rank_state(segment, who, now_s, out);
+    out.set_created(bus.identities().at(who).began_realtime_s);
     add_streams(who, streams[who], out);
+    out.set_created(process_start_s());
     if (segment != nullptr) continue;
     const IdentityState& dead = bus.identities().at(who);
     const bool has_stamp = dead.last_stamp != 0 && dead.last_source != bus::ClockSource::caller;
@@ -253,6 +286,7 @@ void add_self_metrics(const BusReader& bus, const TickClock& clock, double now_s
   }
   add_engines(bus, now_s, options, out);
   add_process(bus, out);
+  add_ledger(bus, now_s, out);
 }
 
 }  // namespace rankbus

@@ -1,0 +1,267 @@
+// The part of BusReader that lets counts outlive it: what it takes from the ledger at its start,
+// what it gives to it after a pass, and which names may go.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <rankbus/aggregator/bus_reader.hpp>
+#include <rankbus/bus/clock.hpp>
+#include <rankbus/bus/directory.hpp>
+
+namespace rankbus {
+namespace {
+
+using Streams = std::vector<std::pair<std::string, StreamCounts>>;
+
+bool is_run_id(const std::string& text) {
+  return text.size() == 32 && text.find_first_not_of("0123456789abcdef") == std::string::npos;
+}
+
+double realtime_s() {
+  return static_cast<double>(bus::clock_ns(CLOCK_REALTIME)) * 1e-9;
+}
+
+std::uint64_t all_records(const SegmentReader& reader) {
+  std::uint64_t records = 0;
+  for (const StreamState& stream : reader.streams()) records += stream.position;
+  return records;
+}
+
+void drop_gauges(FieldValues& values) {
+  std::erase_if(values, [](const auto& each) { return each.second.kind == bus::Kind::gauge; });
+}
+
+// After a reboot the monotonic clock began again, and stamps of a real clock mean nothing.
+void carry_over_reboot(IdentityState& state, const LedgerImage& image) {
+  const double now_s = static_cast<double>(bus::monotonic_ns()) * 1e-9;
+  const double since_s = std::max(0.0, realtime_s() - image.written_realtime_s);
+  const auto moved = [&](double then_s) { return now_s - since_s - (image.written_s - then_s); };
+  state.last_alive_s = moved(state.last_alive_s);
+  state.last_active_s = moved(state.last_active_s);
+  state.began_ns = 1;  // Long before this reader.
+  if (state.last_source != bus::ClockSource::caller) state.last_stamp = 0;
+}
+
+}  // namespace
+
+FieldValues totals_of(const LiveSegment& segment) {
+  FieldValues values = extract_values(*segment.reader);
+  if (!segment.floor) return values;
+  for (const auto& [key, floor] : segment.floor->totals) {
+    const auto [at, fresh] = values.try_emplace(key, floor);
+    if (!fresh && at->second.kind != bus::Kind::gauge && at->second.records < floor.records)
+      at->second = floor;
+  }
+  return values;
+}
+
+Streams counts_of(const LiveSegment& segment) {
+  Streams counts;
+  for (const StreamState& stream : segment.reader->streams())
+    counts.emplace_back(stream.schema.name, counts_of(stream));
+  if (!segment.floor) return counts;
+  const Streams& floor = segment.floor->streams;
+  for (std::size_t s = 0; s < counts.size() && s < floor.size(); ++s) {
+    if (counts[s].second.records < floor[s].second.records) counts[s].second = floor[s].second;
+  }
+  return counts;
+}
+
+Ledger::Sections BusReader::sections_at_start() const {
+  const LedgerImage* image = ledger_ ? ledger_->started_from() : nullptr;
+  return image != nullptr ? image->sections : Ledger::Sections{};
+}
+
+// Whoever lived in the image stays known by its floor until its segment is attached, or found to be
+// gone, in the first scan.
+void BusReader::start_from_ledger() {
+  const LedgerImage* image = ledger_->started_from();
+  if (image == nullptr) return;
+  const bool rebooted = image->boot_id != this_boot();
+  for (const auto& [who, state] : image->identities) {
+    IdentityState& restored = identities_[who] = *state;
+    if (rebooted) carry_over_reboot(restored, *image);
+    touched_.insert(who);
+    if (is_run_id(who.server_label)) separate_runs_.insert(who.server_label);
+  }
+  unread_ = image->incarnations;
+  for (const auto& [segment, incarnation] : image->incarnations) {
+    IdentityState& state = identities_[incarnation->who];
+    if (incarnation->quarantine.empty())
+      state.last_alive_s = std::max(state.last_alive_s, image->written_s);
+    touched_.insert(incarnation->who);
+    if (state.began_ns == 0) state.began_ns = 1;
+    if (rebooted && incarnation->quarantine.empty()) state.last_alive_s = 0;
+  }
+}
+
+// What an earlier reader exported of it stands until this one has read as far.
+void BusReader::resume(LiveSegment& segment) {
+  const auto known = unread_.find(segment.reader->name());
+  if (known == unread_.end()) return;
+  segment.floor = known->second;
+  unread_.erase(known);
+}
+
+// Totals are read from the segment alone, so in the end they are those of the floor or beyond. A
+// segment that has fewer records than were read of it before is not the one that was read.
+void BusReader::check_floor(LiveSegment& segment) {
+  if (!segment.floor || !segment.quarantine.empty()) return;
+  bool is_reached = true;
+  const std::vector<StreamState>& streams = segment.reader->streams();
+  const Streams& floor = segment.floor->streams;
+  for (std::size_t s = 0; s < streams.size() && s < floor.size(); ++s) {
+    const std::uint64_t before = floor[s].second.records;
+    if (streams[s].published < before && segment.quarantine.empty()) {
+      segment.quarantine = "stream " + streams[s].schema.name + ": " +
+                           std::to_string(streams[s].published) + " records, of which " +
+                           std::to_string(before) + " were read before";
+    }
+    is_reached = is_reached && streams[s].position >= before;
+  }
+  if (!segment.quarantine.empty()) {
+    warn_("segment " + segment.reader->name() + " contradicts the ledger: " + segment.quarantine +
+          ". Its totals stay as they were, it is read no more; `rankbus release` has it read "
+          "again. Counted in rankbus_quarantined");
+  } else if (is_reached) {
+    segment.floor.reset();
+  }
+}
+
+// What has no name any more and is not being read, never will be.
+void BusReader::settle_unread(const std::set<std::string>& names, double now_s) {
+  const LedgerImage* image = ledger_ ? ledger_->started_from() : nullptr;
+  for (auto at = unread_.begin(); at != unread_.end();) {
+    const bool has_name = names.count(at->first) != 0;
+    const LedgerIncarnation& left = *at->second;
+    const auto known = left.quarantine.empty() ? ledger::Known::lives : ledger::Known::quarantined;
+    if (ledger::on_start(known, has_name) != ledger::OnStart::retire_at_floor) {
+      ++at;
+      continue;
+    }
+    add_to_retired(left.who, at->first, left.totals, left.streams);
+    IdentityState& state = identities_[left.who];
+    ++state.retired.incarnations;
+    state.last_stamp = left.last_stamp;
+    state.last_source = left.last_source;
+    state.last_active_s = left.last_active_s;
+    if (state.last_alive_s == 0) state.last_alive_s = now_s;
+    const bool rebooted = image != nullptr && image->boot_id != this_boot();
+    if (rebooted && left.last_source != bus::ClockSource::caller) state.last_stamp = 0;
+    if (known == ledger::Known::lives && !rebooted) {
+      ++vanished_;
+      // What it wrote after the floor is gone, and may have been shown: the series begins anew.
+      state.began_realtime_s = realtime_s();
+      warn_("segment " + at->first +
+            " was removed by somebody else before it was read to its end; its totals stay as the "
+            "ledger has them. Counted in rankbus_segments_vanished_total");
+    }
+    ++changes_;
+    at = unread_.erase(at);
+  }
+}
+
+// `rankbus release` leaves a file; whoever may write the bus for its owner may decide this.
+void BusReader::release_quarantined() {
+  std::vector<std::string> quarantined;
+  for (const auto& [name, segment] : live_) {
+    if (!segment.quarantine.empty()) quarantined.push_back(name);
+  }
+  for (const auto& [name, left] : unread_) {
+    if (!left->quarantine.empty()) quarantined.push_back(name);
+  }
+  for (const std::string& name : quarantined) {
+    const std::string wish = kReleasePrefix + name;
+    struct stat status {};
+    if (fstatat(directory_, wish.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) continue;
+    if (status.st_uid != geteuid() && status.st_uid != 0) continue;
+    unlinkat(directory_, wish.c_str(), 0);
+    const auto live = live_.find(name);
+    auto left = std::make_shared<LedgerIncarnation>(
+        live != live_.end() ? incarnation_of(live->second) : *unread_.at(name));
+    left->quarantine.clear();
+    unread_[name] = std::move(left);
+    if (live != live_.end()) live_.erase(live);
+    rejected_.erase(name);
+    ++changes_;
+    warn_("segment " + name + " is read again, as was asked");
+  }
+}
+
+// Nobody will release what has neither a name nor a writer.
+void BusReader::bury_quarantined(const std::set<std::string>& names, double now_s) {
+  for (auto at = live_.begin(); at != live_.end();) {
+    const bool is_over =
+        !at->second.quarantine.empty() && at->second.writer_is_gone && names.count(at->first) == 0;
+    if (is_over) retire(at->second, now_s);
+    at = is_over ? live_.erase(at) : std::next(at);
+  }
+}
+
+LedgerIncarnation BusReader::incarnation_of(const LiveSegment& segment) {
+  LedgerIncarnation state;
+  state.who = segment.who;
+  state.totals = totals_of(segment);
+  drop_gauges(state.totals);
+  state.streams = counts_of(segment);
+  state.quarantine = segment.quarantine;
+  state.last_stamp = newest_stamp(*segment.reader);
+  state.last_source = static_cast<bus::ClockSource>(segment.reader->header().clock_source);
+  state.last_active_s = segment.active_s;
+  return state;
+}
+
+std::shared_ptr<LedgerImage> BusReader::make_image() {
+  auto image = std::make_shared<LedgerImage>();
+  for (const Identity& who : touched_) {
+    const auto at = identities_.find(who);
+    const auto shelved = past_.find(who);
+    if (at != identities_.end()) {
+      saved_[who] = std::make_shared<const IdentityState>(at->second);
+    } else if (shelved != past_.end()) {
+      saved_[who] = std::make_shared<const IdentityState>(shelved->second);
+    } else {
+      saved_.erase(who);
+    }
+  }
+  touched_.clear();
+  image->identities = saved_;
+  image->incarnations = unread_;
+  for (auto& [name, segment] : live_) {
+    const std::uint64_t records = all_records(*segment.reader);
+    const bool as_before = segment.saved && segment.saved_records == records &&
+                           segment.saved->quarantine == segment.quarantine;
+    if (!as_before) {
+      segment.saved = std::make_shared<const LedgerIncarnation>(incarnation_of(segment));
+      segment.saved_records = records;
+    }
+    image->incarnations[name] = segment.saved;
+  }
+  if (sections_) image->sections = sections_();
+  return image;
+}
+
+void BusReader::keep_ledger(double now_s) {
+  if (!ledger_) return;
+  for (const std::string& name : ledger_->removable()) remove(name);
+  if (!ledger_->wants_image(now_s, unsaved_)) return;
+  unsaved_ = false;
+  ledger_->save(make_image(), now_s);
+}
+
+// A second image lets the names go of those who died last.
+void BusReader::finish(double now_s) {
+  if (!ledger_) return;
+  for (int image = 0; image < 2; ++image) {
+    ledger_->wait();
+    if (image > 0 && !ledger_->has_pending()) break;
+    ledger_->save(make_image(), now_s);
+  }
+  ledger_->wait();
+  for (const std::string& name : ledger_->removable()) remove(name);
+}
+
+}  // namespace rankbus

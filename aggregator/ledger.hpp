@@ -1,0 +1,77 @@
+// aggregator/ledger.hpp: what makes counts outlive everybody who counted.
+//
+// The bus reader tells it who was retired and hands it one image a second; it says which names may
+// go. The reading thread never waits for the disk, but at its end.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <rankbus/aggregator/ledger_image.hpp>
+#include <rankbus/aggregator/ledger_store.hpp>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace rankbus {
+
+struct LedgerOptions {
+  bool keep = false;      // Off: retired totals live in memory only, and names go at once.
+  std::string directory;  // Empty: the bus directory.
+  double save_every_s = 1;
+  // How long an engine without any sign of life is remembered, and how many of its dead identities
+  // one by one. Beyond that they are one, so that the engine's sums stay.
+  double forget_after_s = 30.0 * 86400;
+  std::size_t most_dead_per_engine = 256;
+  // An engine that is not shown any more costs a scrape nothing. As --retain.
+  double retain_s = 3600;
+};
+
+BootId this_boot();
+
+class Ledger {
+ public:
+  using Warn = std::function<void(const std::string&)>;
+  using Sections = std::map<std::string, std::string>;
+
+  static Result<std::unique_ptr<Ledger>> open(const LedgerOptions& options,
+                                              const std::string& bus_directory, Warn warn);
+
+  // What the last owner left; null at the first start, or when nothing could be read.
+  const LedgerImage* started_from() const { return store_->started_from(); }
+  const LedgerOptions& options() const { return options_; }
+
+  // The segment's totals are those of its identity from now on.
+  void retire(const std::string& segment);
+  bool is_retired(const std::string& segment) const { return retired_.count(segment) != 0; }
+  // Segments that are retired in both kept images; each is asked for once.
+  std::vector<std::string> removable();
+  // These names are on the bus; of others nothing needs to be remembered.
+  void see_names(const std::set<std::string>& names);
+
+  // Whether an image should be made in this pass. Not while one is being written.
+  bool wants_image(double now_s, bool anything_changed);
+  // Fills in what the ledger itself knows, and has the image written.
+  void save(std::shared_ptr<LedgerImage> image, double now_s);
+  // Waits for what is being written.
+  void wait() { store_->wait(); }
+  // Retired segments whose names cannot go yet.
+  bool has_pending() const;
+
+  LedgerStatus status() const { return store_->status(); }
+
+ private:
+  Ledger() = default;
+  void report_trouble();
+
+  LedgerOptions options_;
+  Warn warn_;
+  std::unique_ptr<LedgerStore> store_;
+  // The generation that contains the retirement first; 0: the name cannot be removed, or was.
+  std::map<std::string, std::uint64_t> retired_;
+  double saved_s_ = -1e9;
+  bool in_trouble_ = false;
+};
+
+}  // namespace rankbus

@@ -22,9 +22,9 @@
 namespace rankbus {
 
 struct BusOptions {
-  std::string directory;  // Empty: RANKBUS_BUS, then the default.
-  bool observe = false;   // Read without owning: nothing is ever removed.
-  LedgerOptions ledger;   // Of an owner.
+  std::string directory;      // Empty: RANKBUS_BUS, then the default.
+  bool observe = false;       // Read without owning: nothing is ever removed.
+  LedgerOptions ledger = {};  // Of an owner.
 };
 
 struct LiveSegment {

@@ -98,12 +98,25 @@ void BusReader::start_from_ledger() {
   }
 }
 
-// What an earlier reader exported of it stands until this one has read as far.
+// Samples that the last owner saw are not counted again; those that nobody saw are, or are lost.
 void BusReader::resume(LiveSegment& segment) {
   const auto known = unread_.find(segment.reader->name());
-  if (known == unread_.end()) return;
-  segment.floor = known->second;
-  unread_.erase(known);
+  if (known != unread_.end()) {
+    segment.floor = known->second;
+    unread_.erase(known);
+  } else if (ledger_ == nullptr || ledger_->started_from() == nullptr || segment.began_here) {
+    return;
+  }
+  const std::vector<StreamState>& streams = segment.reader->streams();
+  for (std::size_t s = 0; s < streams.size(); ++s) {
+    StreamProgress progress;
+    if (segment.floor && s < segment.floor->streams.size() &&
+        segment.floor->streams[s].first == streams[s].schema.name) {
+      const StreamCounts& counts = segment.floor->streams[s].second;
+      progress = {counts.records, counts.lost_lapped, counts.verified, counts.skipped};
+    }
+    segment.reader->resume(s, progress);
+  }
 }
 
 // Totals are read from the segment alone, so in the end they are those of the floor or beyond. A

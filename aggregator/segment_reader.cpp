@@ -98,7 +98,7 @@ void SegmentReader::begin_streams() {
   for (std::size_t s = 0; s < streams_.size(); ++s) {
     StreamState& state = streams_[s];
     begin(state, s, writer_is_dead);
-    state.first_position = state.history_from = state.position;
+    state.first_position = state.history_from = state.seen_before = state.position;
     state.lost_lapped = state.skipped = 0;
     if (state.totals.empty()) continue;
     const Word published = load_published(s);
@@ -107,6 +107,22 @@ void SegmentReader::begin_streams() {
     state.history_from = std::min(state.position, published > kept ? published - kept : 0);
   }
   learn_texts();
+}
+
+void SegmentReader::resume(std::size_t index, const StreamProgress& progress) {
+  StreamState& stream = streams_[index];
+  stream.seen_before = progress.next_record;
+  stream.lost_lapped = progress.lost_lapped;
+  stream.verified = progress.verified;
+  stream.skipped = progress.skipped;
+  if (progress.next_record >= stream.first_position) return;
+  const Word published = load_published(index);
+  const std::uint64_t capacity = stream.schema.capacity;
+  const std::uint64_t oldest = published > capacity ? published - capacity : 0;
+  const std::uint64_t from =
+      std::min(stream.first_position, std::max(progress.next_record, oldest));
+  stream.lost_lapped += from - progress.next_record;
+  stream.history_from = std::min(stream.history_from, from);
 }
 
 std::uint64_t SegmentReader::load_published(std::size_t stream) const {
@@ -290,7 +306,8 @@ void SegmentReader::fold_batch(StreamState& stream, const SampleSink& sink) {
   const StreamSchema& schema = stream.schema;
   const Word* payload = batch_.payloads.data();
   for (const std::uint64_t number : batch_.numbers) {
-    const Sample sample{schema, reinterpret_cast<const unsigned char*>(payload), number};
+    const Sample sample{schema, reinterpret_cast<const unsigned char*>(payload), number,
+                        number < stream.seen_before};
     if (!stream.totals.empty()) bus::fold_payload(schema.plan, payload, stream.totals.data());
     if (schema.info_field >= 0) take_info(stream, sample);
     if (sink) sink(sample);
@@ -393,12 +410,14 @@ void SegmentReader::show_history(StreamState& stream, bool writer_is_dead, const
         stream.first_position, stream.history_from + records_a_batch(stream.schema));
     copy_batch(stream, stream.history_from, end, writer_is_dead, true);
     if (!file_is_whole()) return;
+    // Those from the point on where counting began that are not among the copied ones.
+    stream.lost_lapped += end - std::clamp(stream.seen_before, stream.history_from, end);
     stream.history_from = end;
     const Word* payload = batch_.payloads.data();
     for (const std::uint64_t number : batch_.numbers) {
-      Sample sample{stream.schema, reinterpret_cast<const unsigned char*>(payload), number};
-      sample.is_history = true;
-      sink(sample);
+      const bool counts = number >= stream.seen_before;
+      if (counts) --stream.lost_lapped;
+      sink(Sample{stream.schema, reinterpret_cast<const unsigned char*>(payload), number, !counts});
       payload += stream.schema.plan.payload_words;
     }
   }

@@ -30,7 +30,7 @@ struct Sample {
   const StreamSchema& stream;
   const unsigned char* payload;
   std::uint64_t number;
-  // Written before the reader's totals begin: still in the ring when it came, and folded by nobody.
+  // Older than what this reader counts: still in the ring when it came.
   bool is_history = false;
   // Elements of an array, at most its capacity; continued by the samples whose part is not 0.
   std::size_t count(int field) const {
@@ -64,6 +64,7 @@ struct StreamState {
   std::uint64_t published = 0;    // As last seen.
   std::uint64_t first_position =
       0;  // Where reading began; samples before it were never this reader's.
+  std::uint64_t seen_before = 0;   // Samples below it were counted before, or by nobody.
   std::uint64_t history_from = 0;  // Samples from here to `first_position` are yet to be shown.
   std::uint64_t lost_lapped = 0;   // Samples overwritten before they were read.
   std::uint64_t abandoned = 0;     // Records that the writer died in; 0 or 1.
@@ -77,6 +78,14 @@ struct StreamState {
   std::uint64_t info_stamp = 0;  // Ticks of the record that it came with.
 };
 
+// How far another reader had come with a stream, before this one.
+struct StreamProgress {
+  std::uint64_t next_record = 0;
+  std::uint64_t lost_lapped = 0;
+  std::uint64_t verified = 0;
+  std::uint64_t skipped = 0;
+};
+
 class SegmentReader {
  public:
   // Opens `name` in the directory, judges it and reads its schema. Errors say what is wrong with
@@ -86,6 +95,10 @@ class SegmentReader {
   ~SegmentReader();
   SegmentReader(const SegmentReader&) = delete;
   SegmentReader& operator=(const SegmentReader&) = delete;
+
+  // Goes on where another reader stopped; before the first poll. Samples that it saw are history,
+  // those after them count, and what was overwritten meanwhile is lost.
+  void resume(std::size_t stream, const StreamProgress& progress);
 
   // Whether the producer's address space still exists.
   bool writer_is_alive() const { return bytes_->writer_is_alive(); }

@@ -21,7 +21,7 @@ std::uint32_t BlockPool::allocate() {
   const std::uint32_t block = oldest_free_;
   unlink_free(block);
   evict(block);
-  if (residency_ != nullptr) residency_->allocated(block);
+  for (BlockObserver* observer : observers_) observer->allocated(block);
   blocks_[block].references = 1;
   ++in_use_;
   return block;
@@ -29,7 +29,10 @@ std::uint32_t BlockPool::allocate() {
 
 void BlockPool::add_reference(std::uint32_t block) {
   Block& b = blocks_[block];
-  if (residency_ != nullptr) residency_->accessed(block);
+  for (BlockObserver* observer : observers_) {
+    if (b.references == 0) observer->revived(block);
+    observer->accessed(block);
+  }
   if (b.references++ > 0) return;
   ++in_use_;
   // In an unlimited pool, free blocks with a content are kept out of the free list.
@@ -57,6 +60,7 @@ void BlockPool::set_content(std::uint32_t block, std::uint32_t content) {
     b.next_holder = blocks_[first].next_holder;
     blocks_[first].next_holder = block;
   }
+  for (BlockObserver* observer : observers_) observer->stored(block);
 }
 
 void BlockPool::append_free(std::uint32_t block) {
@@ -76,8 +80,11 @@ void BlockPool::unlink_free(std::uint32_t block) {
 }
 
 void BlockPool::evict(std::uint32_t block) {
-  if (residency_ != nullptr) residency_->evicted(block);
   Block& b = blocks_[block];
+  for (BlockObserver* observer : observers_) {
+    if (b.content != kNone) observer->lost(block);
+    observer->evicted(block);
+  }
   if (b.content == kNone) return;
   std::uint32_t* link = &holder_[b.content];
   while (*link != block) link = &blocks_[*link].next_holder;

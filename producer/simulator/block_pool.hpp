@@ -6,7 +6,7 @@
 #pragma once
 
 #include <cstdint>
-#include <rankbus/producer/simulator/block_residency.hpp>
+#include <rankbus/producer/simulator/block_observer.hpp>
 #include <vector>
 
 namespace rankbus::simulator {
@@ -19,8 +19,8 @@ class BlockPool {
   // 0 to contents-1.
   BlockPool(std::uint32_t blocks, std::uint32_t contents);
 
-  // Tells `residency`, which must outlive the pool, what happens to blocks from now on.
-  void watch(BlockResidency& residency) { residency_ = &residency; }
+  // Tells `observer`, which must outlive the pool, what happens to blocks from now on.
+  void watch(BlockObserver& observer) { observers_.push_back(&observer); }
 
   // How many more blocks can be allocated now.
   std::uint32_t free_blocks() const { return unlimited_ ? kNone : free_count_; }
@@ -59,7 +59,7 @@ class BlockPool {
   std::uint32_t free_count_ = 0;
   std::uint32_t in_use_ = 0;
   bool unlimited_;
-  BlockResidency* residency_ = nullptr;
+  std::vector<BlockObserver*> observers_;
 };
 
 }  // namespace rankbus::simulator

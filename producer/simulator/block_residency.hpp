@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <rankbus/producer/simulator/block_observer.hpp>
 #include <rankbus/producer/simulator/random.hpp>
 #include <span>
 #include <unordered_map>
@@ -16,7 +17,7 @@ struct BlockEviction {
   std::vector<double> reuse_gaps_s;  // 0 to 3: between the last accesses
 };
 
-class BlockResidency {
+class BlockResidency final : public BlockObserver {
  public:
   // `sample` is the share of blocks that are followed, above 0 and up to 1.
   BlockResidency(double sample, std::uint64_t seed, std::uint32_t engine);
@@ -24,10 +25,9 @@ class BlockResidency {
   // The time of all that follows.
   void set_now(std::uint64_t now_ns) { now_ns_ = now_ns; }
 
-  void allocated(std::uint32_t block);
-  void accessed(std::uint32_t block);
-  // The block is about to be allocated again.
-  void evicted(std::uint32_t block);
+  void allocated(std::uint32_t block) override;
+  void accessed(std::uint32_t block) override;
+  void evicted(std::uint32_t block) override;
 
   // The evictions since the call before; valid until the next block is evicted.
   std::span<const BlockEviction> take_evictions();

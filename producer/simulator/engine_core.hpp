@@ -45,8 +45,8 @@ class EngineCore {
   // The clock may be chosen after construction, but before anything else is called.
   void set_time_scale(const TimeScale& scale) { scale_ = scale; }
 
-  // `residency` must outlive the core.
-  void watch_blocks(BlockResidency& residency) { model_.watch_blocks(residency); }
+  // `observer` must outlive the core.
+  void watch_blocks(BlockObserver& observer) { model_.watch_blocks(observer); }
 
   bool finished() const { return !model_.has_work() && next_ == arrivals_.size(); }
   bool idle() const { return !model_.has_work(); }

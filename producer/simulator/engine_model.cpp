@@ -69,6 +69,8 @@ const StepWork& EngineModel::begin_step(std::uint64_t now_ns) {
   assert(has_work());
   work_ = {};
   scheduled_.clear();
+  lookups_.clear();
+  releases_.clear();
   std::uint32_t budget = limits_.max_num_batched_tokens;
   bool preempted = false;
   schedule_running(budget, preempted);
@@ -100,7 +102,7 @@ std::span<const Output> EngineModel::end_step() {
         known_tokens(request) >= limits_.max_sequence_tokens || state.generated == r.max_tokens;
     output.finished = cut ? FinishedBy::length : FinishedBy::stop;
     any_finished = true;
-    free_blocks_of(state);
+    free_blocks_of(request, /*preempted=*/false);
     leave_running(request);
     count_adapter_of_finished(request);
   }
@@ -136,11 +138,17 @@ std::uint32_t EngineModel::content_of(std::uint32_t request, std::uint32_t index
   return states_[request].first_private_content + (index - full);
 }
 
+std::uint32_t EngineModel::most_blocks_hit(std::uint32_t request) const {
+  return limits_.block_rule == BlockRule::trace
+             ? blocks_for(workload_.requests[request].prompt_tokens)
+             : (known_tokens(request) - 1) / kBlockTokens;
+}
+
 EngineModel::Match EngineModel::match_prefix(std::uint32_t request) const {
   const std::uint32_t known = known_tokens(request);
   const bool whole_prompt = limits_.block_rule == BlockRule::trace;
   const std::uint32_t prompt = workload_.requests[request].prompt_tokens;
-  const std::uint32_t most = whole_prompt ? blocks_for(prompt) : (known - 1) / kBlockTokens;
+  const std::uint32_t most = most_blocks_hit(request);
   Match match;
   while (match.blocks < most && pool_.find(content_of(request, match.blocks)) != BlockPool::kNone) {
     ++match.blocks;
@@ -226,10 +234,25 @@ void EngineModel::count_admission(std::uint32_t request, const Match& match, std
   counts_.prefix_queries += known_tokens(request);
   counts_.prefix_hits += match.tokens;
   counts_.prefix_hit_blocks += match.blocks;
+  note_lookup(request, match);
   if (!external_) return;
   ++counts_.external_requests;
   counts_.external_queries += known_tokens(request);
   counts_.external_hits += match.external_tokens;
+}
+
+void EngineModel::note_lookup(std::uint32_t request, const Match& match) {
+  PrefixLookup& lookup = lookups_.emplace_back();
+  lookup.request = request;
+  lookup.prompt_tokens = workload_.requests[request].prompt_tokens;
+  lookup.asked_blocks = most_blocks_hit(request);
+  lookup.hit_blocks = match.blocks;
+  if (match.blocks > 0) lookup.last_content = content_of(request, match.blocks - 1);
+  // As match_external(): nothing can be loaded behind part of a block.
+  if (!external_ || match.tokens % kBlockTokens != 0) return;
+  lookup.external_asked_blocks =
+      (known_tokens(request) - 1) / kBlockTokens - match.tokens / kBlockTokens;
+  lookup.external_hit_blocks = match.external_tokens / kBlockTokens;
 }
 
 bool EngineModel::waits_for_adapter(std::uint32_t request) const {
@@ -325,17 +348,23 @@ void EngineModel::count_work(const State& state, std::uint32_t known) {
 
 void EngineModel::preempt(std::uint32_t request) {
   State& state = states_[request];
-  free_blocks_of(state);
+  free_blocks_of(request, /*preempted=*/true);
   state.computed = 0;
   ++state.preemptions;
   waiting_.push_front(request);
 }
 
 // The end of a sequence is the least likely to be shared, so it is freed, and evicted, first.
-void EngineModel::free_blocks_of(State& state) {
+void EngineModel::free_blocks_of(std::uint32_t request, bool preempted) {
+  State& state = states_[request];
+  const std::uint32_t in_use = pool_.blocks_in_use();
   for (auto block = state.blocks.rbegin(); block != state.blocks.rend(); ++block) {
     pool_.release(*block);
   }
+  releases_.push_back({.request = request,
+                       .held_blocks = static_cast<std::uint32_t>(state.blocks.size()),
+                       .freed_blocks = in_use - pool_.blocks_in_use(),
+                       .preempted = preempted});
   state.blocks = {};
   state.findable = 0;
 }

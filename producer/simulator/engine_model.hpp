@@ -95,6 +95,32 @@ struct SchedulerCounts {
   std::uint32_t store_blocks = 0;
 };
 
+// What a request's first scheduling asked of the caches, in blocks.
+struct PrefixLookup {
+  std::uint32_t request = 0;
+  std::uint32_t prompt_tokens = 0;
+  std::uint32_t asked_blocks = 0;  // that could have been hit
+  std::uint32_t hit_blocks = 0;
+  std::uint32_t last_content = BlockPool::kNone;  // of those hit: names all of the prefix
+  std::uint32_t external_asked_blocks = 0;        // behind those hit
+  std::uint32_t external_hit_blocks = 0;
+};
+
+// A request that gave its blocks back, because it is finished or was preempted.
+struct BlockRelease {
+  std::uint32_t request = 0;
+  std::uint32_t held_blocks = 0;
+  std::uint32_t freed_blocks = 0;  // that nobody else uses
+  bool preempted = false;
+};
+
+// How many requests of one adapter there are.
+struct AdapterUse {
+  std::uint32_t live = 0;
+  std::uint32_t running = 0;
+  bool operator==(const AdapterUse&) const = default;
+};
+
 // One sampled token of one request, with what happened to the request since its last one.
 struct Output {
   std::uint32_t request = 0;
@@ -128,8 +154,13 @@ class EngineModel {
   const SchedulerCounts& counts() const { return counts_; }
 
   const BlockPool& pool() const { return pool_; }
-  // `residency` must outlive the model.
-  void watch_blocks(BlockResidency& residency) { pool_.watch(residency); }
+  // `observer` must outlive the model.
+  void watch_blocks(BlockObserver& observer) { pool_.watch(observer); }
+  // Of the last step; valid until the next one begins.
+  std::span<const PrefixLookup> lookups() const { return lookups_; }
+  std::span<const BlockRelease> releases() const { return releases_; }
+  // By adapter; 0, the base model, is not counted.
+  std::span<const AdapterUse> adapter_use() const { return adapters_; }
   // Adapters of requests that wait or run, by when they came.
   std::span<const std::uint32_t> live_adapters() const { return live_adapters_; }
   std::uint32_t running() const { return static_cast<std::uint32_t>(running_.size()); }
@@ -157,15 +188,10 @@ class EngineModel {
     std::uint32_t external_tokens = 0;  // behind those, in whole blocks
     std::uint32_t all_tokens() const { return tokens + external_tokens; }
   };
-  // How many requests of one adapter there are.
-  struct AdapterUse {
-    std::uint32_t live = 0;
-    std::uint32_t running = 0;
-  };
-
   std::uint32_t known_tokens(std::uint32_t request) const;
   std::uint32_t content_of(std::uint32_t request, std::uint32_t index) const;
   Match match_prefix(std::uint32_t request) const;
+  std::uint32_t most_blocks_hit(std::uint32_t request) const;
   std::uint32_t match_external(std::uint32_t request, const Match& local) const;
   void schedule_running(std::uint32_t& budget, bool& preempted);
   void schedule_waiting(std::uint32_t& budget, std::uint64_t now_ns);
@@ -173,6 +199,7 @@ class EngineModel {
   void enter_running(std::uint32_t request);
   void leave_running(std::uint32_t request);
   void count_admission(std::uint32_t request, const Match& match, std::uint64_t now_ns);
+  void note_lookup(std::uint32_t request, const Match& match);
   void count_adapter_of_new(std::uint32_t request);
   void count_adapter_of_finished(std::uint32_t request);
   bool grow(State& state, std::uint32_t tokens);
@@ -180,7 +207,7 @@ class EngineModel {
   void make_findable(std::uint32_t request);
   void count_work(const State& state, std::uint32_t known);
   void preempt(std::uint32_t request);
-  void free_blocks_of(State& state);
+  void free_blocks_of(std::uint32_t request, bool preempted);
 
   const Workload& workload_;
   EngineLimits limits_;
@@ -190,10 +217,12 @@ class EngineModel {
   std::deque<std::uint32_t> waiting_;
   std::vector<std::uint32_t> scheduled_;  // in this step
   std::vector<std::uint32_t> deferred_;   // in this step
-  std::vector<AdapterUse> adapters_;      // by number; 0, the base model, is not counted
+  std::vector<AdapterUse> adapters_;
   std::uint32_t running_adapters_ = 0;
   std::vector<std::uint32_t> live_adapters_;
   std::optional<ExternalCache> external_;
+  std::vector<PrefixLookup> lookups_;
+  std::vector<BlockRelease> releases_;
   std::vector<Output> outputs_;
   StepWork work_;
   SchedulerCounts counts_;

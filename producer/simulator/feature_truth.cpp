@@ -329,6 +329,7 @@ void FeatureTruth::add(const FeatureTruth& other) {
       mine.seconds.add(theirs.seconds);
     }
   }
+  activity.add(other.activity);
   load_s += other.load_s;
   store_s += other.store_s;
   if (other.cpu_cache.reported && other.cpu_cache.stamp >= cpu_cache.stamp) {
@@ -360,6 +361,7 @@ void write_features(SeriesWriter& out, const FeatureTruth& truth, const FeatureO
   }
   if (features.has(Connector::mooncake_store)) write_store_operations(out, truth);
   if (features.has(Connector::offloading)) write_offloading(out, truth);
+  write_activity(out, truth.activity);
   write_sleep_state(out, truth.sleep_level);
   if (features.cache_config) {
     out.info("vllm:cache_config_info", cache_config(kv_blocks), "model_name");

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <rankbus/producer/simulator/activity_truth.hpp>
 #include <rankbus/producer/simulator/block_residency.hpp>
 #include <rankbus/producer/simulator/connector_model.hpp>
 #include <rankbus/producer/simulator/engine_model.hpp>
@@ -111,6 +112,7 @@ struct FeatureTruth {
   std::array<std::uint64_t, kMostDraftTokens> accepted_at{};
   std::array<std::array<StoreOperationTruth, kStoreStatuses.size()>, kStoreOperations.size()>
       store_operations{};
+  ActivityTruth activity;
   double load_s = 0;
   double store_s = 0;
   CpuCacheTruth cpu_cache;

@@ -30,6 +30,9 @@ FeatureOptions all_features(FeatureOptions given) {
   if (all.sleep_level == 0) all.sleep_level = 1;
   all.cache_config = true;
   all.iteration_details = true;
+  if (all.block_operations_sample == 0) all.block_operations_sample = 0.1;
+  all.cache_metrics = true;
+  all.step_phases = true;
   return all;
 }
 

@@ -38,6 +38,9 @@ struct FeatureOptions {
   std::uint32_t sleep_level = 0;  // the engines fall asleep once all is served; 0: they do not
   bool cache_config = false;
   bool iteration_details = false;
+  double block_operations_sample = 0;  // share of the KV blocks that are followed; 0: none
+  bool cache_metrics = false;
+  bool step_phases = false;
 
   bool has(Connector connector) const { return connectors[static_cast<std::size_t>(connector)]; }
   bool any_connector() const;

@@ -41,8 +41,8 @@ void FrontEndModel::process(std::span<const Output> outputs, std::uint64_t token
 void FrontEndModel::first_token(const Output& output, State& state, std::uint64_t tokens_ns,
                                 std::uint64_t now_ns) {
   const Request& request = workload_.requests[output.request];
-  iteration_.time_to_first_token_s.push_back(
-      seconds_between(scale_.clock_ns(request.arrival_ns), now_ns));
+  state.time_to_first_token_s = seconds_between(scale_.clock_ns(request.arrival_ns), now_ns);
+  iteration_.time_to_first_token_s.push_back(state.time_to_first_token_s);
   const std::uint32_t cached = output.cached_tokens + output.external_tokens;
   iteration_.computed_tokens += request.prompt_tokens - cached;
   iteration_.local_cache_hit_tokens += output.cached_tokens;
@@ -63,6 +63,7 @@ void FrontEndModel::finish(const Output& output, const State& state, std::uint64
   done.cached_tokens = state.cached;
   done.max_tokens = request.max_tokens;
   done.preemptions = state.preemptions;
+  done.time_to_first_token_s = state.time_to_first_token_s;
   done.e2e_latency_s = seconds_between(scale_.clock_ns(request.arrival_ns), now_ns);
   done.queued_time_s = seconds_between(state.queued_ns, state.scheduled_ns);
   done.prefill_time_s = seconds_between(state.scheduled_ns, state.first_token_ns);

@@ -31,6 +31,7 @@ struct FinishedOutcome {
   std::uint32_t cached_tokens = 0;  // external ones included
   std::uint32_t max_tokens = 0;     // 0: the client gave none
   std::uint32_t preemptions = 0;
+  double time_to_first_token_s = 0;
   double e2e_latency_s = 0;
   double queued_time_s = 0;
   double prefill_time_s = 0;
@@ -63,6 +64,7 @@ class FrontEndModel {
     std::uint32_t generated = 0;
     std::uint32_t cached = 0;
     std::uint32_t preemptions = 0;
+    double time_to_first_token_s = 0;
   };
 
   void first_token(const Output& output, State& state, std::uint64_t tokens_ns,

@@ -1,3 +1,5 @@
+#include <optional>
+#include <rankbus/producer/simulator/cache_recorder.hpp>
 #include <rankbus/producer/simulator/front_end_model.hpp>
 #include <rankbus/producer/simulator/image_cache.hpp>
 #include <rankbus/producer/simulator/info_record.hpp>
@@ -18,6 +20,11 @@ class FrontEndProcess {
         producer_(producer),
         model_(plan_.workload),
         truth_(share_.truth, plan_.options.max_model_len),
+        log_(logs_images() ? std::make_optional<EventLog>(front_end_log_name(
+                                 plan_.options.event_log, context.engine_index, front_end))
+                           : std::nullopt),
+        image_caches_(producer, share_.features.activity, log_ ? &*log_ : nullptr,
+                      plan_.options.features.cache_metrics),
         steps_(*context.engine.front_ends[front_end], context.simulation.stop) {}
 
   // Follows the scheduler to its end; false when the simulation was stopped.
@@ -44,7 +51,13 @@ class FrontEndProcess {
                              cache_config(plan_.options.kv_blocks));
   }
 
+  // Of caches, a front end has the one of images.
+  bool logs_images() const {
+    return !plan_.options.event_log.empty() && plan_.options.features.multimodal;
+  }
+
   bool fall_asleep(const OutputsMessage& message) {
+    if (log_) log_->flush();
     if (message.sleep_level == 0) return true;
     SleepState state = sleep_state(true, static_cast<int>(message.sleep_level));
     state.stamp = plan_.real_clock() ? producer_.now() : message.tokens_ns;
@@ -57,11 +70,11 @@ class FrontEndProcess {
   std::uint64_t delivered_ns(const OutputsMessage& message) {
     const std::uint64_t work_ns =
         plan_.times.deliver_ns + plan_.times.deliver_output_ns * message.outputs;
-    if (!plan_.real_clock()) return stamp_ = message.tokens_ns + work_ns;
+    if (!plan_.real_clock()) return clock_ns_ = stamp_ = message.tokens_ns + work_ns;
     sleep_until_unless_stopped(monotonic_now_ns() + scale_.duration_ns(work_ns),
                                context_.simulation.stop);
     stamp_ = producer_.now();
-    return monotonic_now_ns();
+    return clock_ns_ = monotonic_now_ns();
   }
 
   void record_iteration() {
@@ -99,6 +112,29 @@ class FrontEndProcess {
     record.stamp = stamp_;
     share_.features.observe_images(record.queries, record.hits);
     producer_.record(record);
+    record_image_cache(record.hits, record.queries - record.hits);
+  }
+
+  void record_image_cache(std::uint64_t hits, std::uint64_t misses) {
+    const Moment when = {.stamp = stamp_, .clock_ns = clock_ns_};
+    const std::uint64_t seed = plan_.options.seed;
+    image_caches_.tell(when,
+                       LookupOutcome{.level = CacheLevel::encoder,
+                                     .hits = hits,
+                                     .misses = misses,
+                                     .hit_bytes = hits * kImageBytes,
+                                     .miss_bytes = misses * kImageBytes,
+                                     .latency_ns = lookup_latency_ns(CacheLevel::encoder, seed,
+                                                                     outputs_.front().request)});
+    const std::uint64_t evicted = images_.take_evicted();
+    image_caches_.tell(when, EvictionOutcome{.level = CacheLevel::encoder,
+                                             .cause = EvictionCause::lru,
+                                             .blocks = evicted,
+                                             .bytes = evicted * kImageBytes,
+                                             .latency_ns = evicted * kEvictBlock_ns});
+    image_caches_.tell(when, StorageOutcome{.level = CacheLevel::encoder,
+                                            .bytes = misses * kImageBytes,
+                                            .capacity_bytes = ImageCache::kRoom * kImageBytes});
   }
 
   void record_corrupted() {
@@ -123,6 +159,7 @@ class FrontEndProcess {
     record.num_cached_tokens = finished.cached_tokens;
     record.max_tokens_param = finished.max_tokens;
     record.num_preemptions = finished.preemptions;
+    record.time_to_first_token_seconds = finished.time_to_first_token_s;
     record.e2e_latency_seconds = finished.e2e_latency_s;
     record.queued_time_seconds = finished.queued_time_s;
     record.prefill_time_seconds = finished.prefill_time_s;
@@ -141,10 +178,13 @@ class FrontEndProcess {
   FrontEndModel model_;
   FrontEndCounter truth_;
   ImageCache images_{plan_.options.seed};
+  std::optional<EventLog> log_;
+  CacheRecorder image_caches_;
   ChannelReader steps_;
   TimeScale scale_;
   std::vector<Output> outputs_;
   std::uint64_t stamp_ = 0;
+  std::uint64_t clock_ns_ = 0;  // The same on the run's clock.
 };
 
 }  // namespace
@@ -155,6 +195,7 @@ int run_front_end(ChildContext& context, std::uint32_t front_end) {
   options.role = Role::frontend;
   if (features.corrupted_requests > 0) add_record_type<CorruptedRequests>(options);
   if (features.cache_config) add_record_type<CacheConfig>(options);
+  if (features.cache_metrics && features.multimodal) CacheRecorder::add_record_types(options);
   Producer producer = Producer::open(options);
   FrontEndProcess process(context, front_end, producer);
   if (context.begin(producer) && process.serve()) context.end();

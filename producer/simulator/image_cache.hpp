@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <rankbus/producer/simulator/random.hpp>
+#include <utility>
 
 namespace rankbus::simulator {
 
@@ -23,11 +24,14 @@ class ImageCache {
     }
     return hits;
   }
+  // Images that had to go since the call before.
+  std::uint32_t take_evicted() { return std::exchange(evicted_, 0); }
+
+  static constexpr std::size_t kRoom = 12;  // images
 
  private:
   static constexpr std::uint64_t kSeedStream = 109;
   static constexpr std::uint64_t kImages = 32;
-  static constexpr std::size_t kRoom = 12;
 
   // False when the image had to be taken in.
   bool hold(std::uint64_t image) {
@@ -35,12 +39,16 @@ class ImageCache {
     const bool hit = found != held_.end();
     if (hit) held_.erase(found);
     held_.push_back(image);
-    if (held_.size() > kRoom) held_.pop_front();
+    if (held_.size() > kRoom) {
+      held_.pop_front();
+      ++evicted_;
+    }
     return hit;
   }
 
   std::uint64_t seed_;
   std::deque<std::uint64_t> held_;  // the one used last at the end
+  std::uint32_t evicted_ = 0;
 };
 
 }  // namespace rankbus::simulator

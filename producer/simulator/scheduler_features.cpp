@@ -6,9 +6,6 @@ namespace rankbus::simulator {
 
 namespace {
 
-// Embeddings that the modelled encoder makes of one image.
-constexpr std::uint32_t kEncoderTokens = 576;
-
 std::uint32_t narrow(std::uint64_t count) {
   return static_cast<std::uint32_t>(count);
 }
@@ -22,7 +19,8 @@ SchedulerFeatures::SchedulerFeatures(const RunPlan& plan, std::uint32_t engine, 
       engine_(engine),
       core_(core),
       producer_(producer),
-      truth_(truth) {
+      truth_(truth),
+      caches_(plan, engine, core, producer, truth.activity) {
   if (features_.kv_cache_metrics_sample > 0) {
     residency_.emplace(features_.kv_cache_metrics_sample, plan.options.seed, engine);
     core.watch_blocks(*residency_);
@@ -40,7 +38,12 @@ void SchedulerFeatures::add_record_types(const FeatureOptions& features, OpenOpt
   }
   if (features.kv_cache_metrics_sample > 0) add_record_type<KvBlockEviction>(options);
   if (features.iteration_details) add_record_type<IterationDetails>(options);
-  if (features.lora_adapters > 0) add_record_type<LoraState>(options);
+  if (features.lora_adapters > 0) {
+    add_record_type<LoraState>(options);
+    add_record_type<LoraRequests>(options);
+  }
+  if (features.step_phases) add_record_type<StepPhases>(options);
+  SchedulerCaches::add_record_types(features, options);
 }
 
 void SchedulerFeatures::start(std::uint64_t stamp) {
@@ -52,8 +55,13 @@ void SchedulerFeatures::start(std::uint64_t stamp) {
   record_captures(stamp);
 }
 
-void SchedulerFeatures::begin_step(std::uint64_t now_ns) {
-  if (residency_) residency_->set_now(now_ns);
+void SchedulerFeatures::begin_step(const Moment& began) {
+  if (residency_) residency_->set_now(began.clock_ns);
+  caches_.begin_step(began);
+}
+
+void SchedulerFeatures::finish() {
+  if (caches_.log() != nullptr) caches_.log()->flush();
 }
 
 void SchedulerFeatures::record_step(const Step& step) {
@@ -64,7 +72,12 @@ void SchedulerFeatures::record_step(const Step& step) {
   if (features_.cudagraph_metrics) record_cuda_graph(step);
   if (residency_) record_evictions(step);
   if (features_.iteration_details) record_details(step);
-  if (features_.lora_adapters > 0) record_adapters(step.stamp);
+  if (features_.lora_adapters > 0) {
+    record_adapters(step.stamp);
+    record_adapter_requests(step.stamp);
+  }
+  record_phases(step);
+  caches_.record_step({.stamp = step.stamp, .clock_ns = step.tokens_ns});
 }
 
 void SchedulerFeatures::record_speculation(const Step& step) {
@@ -111,6 +124,10 @@ void SchedulerFeatures::record_cuda_graph(const Step& step) {
   record.num_unpadded_tokens = use.unpadded_tokens;
   record.num_padded_tokens = use.padded_tokens;
   record.runtime_mode = graph_mode(use.mode);
+  if (use.mode != CudaGraphMode::none) {
+    record.replay_ns = step.phases.model_forward_ns + step.phases.all_reduce_ns;
+  }
+  truth_.activity.observe_replay(use.mode, record.replay_ns);
   producer_.record(record);
 }
 
@@ -123,6 +140,10 @@ void SchedulerFeatures::record_captures(std::uint64_t stamp) {
       record.num_padded_tokens = size;
       record.runtime_mode = graph_mode(mode);
       record.captured = 1;
+      const CudaGraphCapture capture = cuda_graph_capture(size);
+      record.capture_ns = capture.duration_ns;
+      truth_.activity.observe_capture(mode, capture);
+      record.graph_memory_bytes = truth_.activity.graph_memory_bytes;
       producer_.record(record);
     }
   }
@@ -153,6 +174,45 @@ void SchedulerFeatures::record_details(const Step& step) {
   record.elapsed_ms = static_cast<double>(step.elapsed_ns) / 1e6;
   record.kv_cache_usage = step.counts.kv_cache_usage;
   producer_.record(record);
+}
+
+void SchedulerFeatures::record_phases(const Step& step) {
+  const PhaseTimes& phases = step.phases;
+  if (EventLog* log = caches_.log()) {
+    log->add("step", step.tokens_ns, {},
+             {step.number, step.counts.prefix_queries, step.counts.prefix_hits, phases.schedule_ns,
+              phases.model_forward_ns, phases.model_execute_ns, phases.sample_ns,
+              phases.all_reduce_ns, phases.cache_swap_ns});
+  }
+  if (!features_.step_phases) return;
+  StepPhases record;
+  record.stamp = step.stamp;
+  record.step = step.number;
+  record.schedule_ns = phases.schedule_ns;
+  record.model_forward_ns = phases.model_forward_ns;
+  record.model_execute_ns = phases.model_execute_ns;
+  record.sample_ns = phases.sample_ns;
+  record.all_reduce_ns = phases.all_reduce_ns;
+  record.cache_swap_ns = phases.cache_swap_ns;
+  truth_.activity.observe(phases);
+  producer_.record(record);
+}
+
+void SchedulerFeatures::record_adapter_requests(std::uint64_t stamp) {
+  const auto use = core_.model().adapter_use();
+  adapter_use_.resize(use.size());
+  // 0 is the base model.
+  for (std::uint32_t adapter = 1; adapter < use.size(); ++adapter) {
+    if (use[adapter] == adapter_use_[adapter]) continue;
+    adapter_use_[adapter] = use[adapter];
+    LoraRequests record;
+    record.stamp = stamp;
+    record.adapter = producer_.intern(adapter_name(adapter).c_str());
+    record.num_running_reqs = use[adapter].running;
+    record.num_waiting_reqs = use[adapter].live - use[adapter].running;
+    truth_.activity.observe_adapter(adapter, use[adapter]);
+    producer_.record(record);
+  }
 }
 
 // Both lists of vLLM name the same adapters: all with a request that waits or runs.

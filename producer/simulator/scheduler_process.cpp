@@ -45,6 +45,7 @@ class SchedulerProcess {
   std::uint64_t clock_ns() const { return plan_.real_clock() ? monotonic_now_ns() : virtual_ns_; }
 
   bool wait_for_arrival() {
+    if (step_ > 0) ++wave_;
     const std::uint64_t arrival_ns = std::min(core_.next_arrival_ns(), until_ns_);
     if (plan_.real_clock()) return sleep_until_unless_stopped(arrival_ns, stop_);
     virtual_ns_ = arrival_ns;
@@ -52,7 +53,8 @@ class SchedulerProcess {
   }
 
   bool run_step(std::uint64_t now_ns) {
-    features_.begin_step(now_ns);
+    features_.begin_step(
+        {.stamp = plan_.real_clock() ? producer_.now() : now_ns, .clock_ns = now_ns});
     const StepWork& work = core_.begin_step(now_ns);
     const StepMessage message = {.step = step_,
                                  .cost = step_cost(plan_.times, work, core_.model().running()),
@@ -63,7 +65,7 @@ class SchedulerProcess {
     if (!computed) return false;
     const std::uint64_t tokens_ns = clock_ns();
     const auto outputs = core_.end_step();
-    record_step(work, now_ns, tokens_ns);
+    record_step(work, now_ns, tokens_ns, phases_of(message.cost));
     ++step_;
     return send_outputs(tokens_ns, outputs);
   }
@@ -80,6 +82,18 @@ class SchedulerProcess {
     timelines_.advance(plan_.times, step_, message.broadcast_ns, message.cost);
     virtual_ns_ = timelines_.rank(0).output_ready_ns + plan_.times.collect_ns;
     return pace(virtual_ns_) && broadcast(message, paced());
+  }
+
+  // Real ranks are not asked: told is what they were to sleep.
+  PhaseTimes phases_of(const StepCost& cost) const {
+    if (!plan_.real_clock()) return timelines_.phases(cost);
+    PhaseTimes phases = planned_phases(cost);
+    for (std::uint64_t* part :
+         {&phases.schedule_ns, &phases.model_forward_ns, &phases.model_execute_ns,
+          &phases.sample_ns, &phases.all_reduce_ns}) {
+      *part = scale_.duration_ns(*part);
+    }
+    return phases;
   }
 
   // A virtual clock may be held back to a multiple of the real one, for people who watch.
@@ -105,7 +119,8 @@ class SchedulerProcess {
             .decode_seqs = static_cast<std::uint32_t>(work.decode_seqs)};
   }
 
-  void record_step(const StepWork& work, std::uint64_t began_ns, std::uint64_t tokens_ns) {
+  void record_step(const StepWork& work, std::uint64_t began_ns, std::uint64_t tokens_ns,
+                   const PhaseTimes& phases) {
     const SchedulerCounts counts = core_.take_counts();
     shared_.truth.observe(counts);
     shared_.steps = step_ + 1;
@@ -124,6 +139,10 @@ class SchedulerProcess {
     record.external_prefix_cache_queries = counts.external_queries;
     record.external_prefix_cache_hits = counts.external_hits;
     if (step_ > 0) record.step_interval_ns = tokens_ns - last_tokens_ns_;
+    if (plan_.options.engines > 1) {
+      record.current_wave = wave_;
+      shared_.features.activity.observe_wave(wave_);
+    }
     producer_.record(record);
     if (counts.prefix_hit_blocks > 0) {
       SimulatedCache cache;
@@ -132,8 +151,10 @@ class SchedulerProcess {
       producer_.record(cache);
     }
     features_.record_step({.stamp = record.stamp,
+                           .tokens_ns = tokens_ns,
                            .number = step_,
                            .elapsed_ns = tokens_ns - began_ns,
+                           .phases = phases,
                            .work = work,
                            .counts = counts});
     last_tokens_ns_ = tokens_ns;
@@ -165,6 +186,7 @@ class SchedulerProcess {
 
   // An engine that was stopped with requests in it does not fall asleep.
   bool send_end() {
+    features_.finish();
     shared_.unfinished_requests = core_.unfinished();
     const OutputsMessage over = {
         .tokens_ns = clock_ns(),
@@ -193,6 +215,7 @@ class SchedulerProcess {
   std::uint64_t until_ns_ = 0;
   std::uint64_t virtual_ns_ = 0;
   std::uint64_t step_ = 0;
+  std::uint64_t wave_ = 0;  // Times that this engine had run out of requests.
   std::uint64_t last_tokens_ns_ = 0;
 };
 

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <exception>
 #include <memory>
+#include <rankbus/producer/simulator/event_log.hpp>
 #include <rankbus/producer/simulator/simulate.hpp>
 #include <rankbus/producer/simulator/simulation.hpp>
 #include <rankbus/producer/simulator/step_features.hpp>
@@ -197,6 +198,8 @@ void add_run_options(CLI::App& command, SimulateOptions& o) {
                    "start all processes, then wait for SIGUSR1 before the first request");
   command.add_flag("--linger", o.linger, "keep all processes until SIGTERM or SIGINT");
   command.add_option("--truth", o.truth, "write the expected values of /metrics to this file");
+  command.add_option("--event-log", o.event_log,
+                     "write what happened to blocks and caches to files of this name and .engineN");
 }
 
 // Returns whether `--features all` was given, once the command line is parsed.
@@ -206,7 +209,8 @@ std::shared_ptr<bool> add_feature_options(CLI::App& command, FeatureOptions& f) 
       .add_option_function<std::string>(
           "--features", [all](const std::string&) { *all = true; },
           "all: everything below but --diffusion, with these values where none are given: "
-          "4 draft tokens, a tenth of the KV blocks, 8 adapters, 1 corrupted request in 16, all "
+          "4 draft tokens, a tenth of the KV blocks (for either sample), 8 adapters, 1 corrupted "
+          "request in 16, all "
           "connectors, sleep at level 1")
       ->check(CLI::IsMember({"all"}))
       ->default_str("");
@@ -253,6 +257,14 @@ std::shared_ptr<bool> add_feature_options(CLI::App& command, FeatureOptions& f) 
       ->check(CLI::Range(0u, 2u));
   command.add_flag("--cache-config", f.cache_config, "the configuration of the KV cache");
   command.add_flag("--iteration-details", f.iteration_details, "a record of each iteration");
+  command
+      .add_option("--block-operations", f.block_operations_sample,
+                  "share of the KV blocks whose allocations, accesses and evictions are told, "
+                  "0: none")
+      ->check(CLI::Range(0.0, 1.0));
+  command.add_flag("--cache-metrics", f.cache_metrics,
+                   "lookups, storage and evictions of each level of the caches");
+  command.add_flag("--step-phases", f.step_phases, "where the time of each step went");
   return all;
 }
 
@@ -263,6 +275,7 @@ int run_simulate(const SimulateOptions& options) {
     RunPlan plan = make_plan(options);
     // An hour's work should not end at a file that could never be written.
     if (!options.truth.empty()) check_truth_file(options.truth);
+    if (!options.event_log.empty()) EventLog(engine_log_name(options.event_log, 0));
     return Simulation(std::move(plan)).run();
   } catch (const InputError& error) {
     std::fprintf(stderr, "rankbus simulate: %s\n", error.what());

@@ -44,7 +44,8 @@ struct SimulateOptions {
   FeatureOptions features;
   bool hold = false;
   bool linger = false;
-  std::string truth;  // empty: none is written
+  std::string truth;      // empty: none is written
+  std::string event_log;  // empty: none is written
 
   ClockKind clock_kind() const {
     return clock.value_or(speed == kMaxSpeed ? ClockKind::virtual_time : ClockKind::real);

@@ -37,6 +37,29 @@ std::uint32_t padded_tokens(const StepWork& work) {
   return use.padded_tokens - use.unpadded_tokens;
 }
 
+CudaGraphCapture cuda_graph_capture(std::uint32_t tokens) {
+  return {.duration_ns = 25'000'000 + std::uint64_t{20'000} * tokens,
+          .bytes = (std::uint64_t{3} << 20) + (std::uint64_t{16} << 10) * tokens};
+}
+
+void PhaseTimes::add(const PhaseTimes& other) {
+  schedule_ns += other.schedule_ns;
+  model_forward_ns += other.model_forward_ns;
+  model_execute_ns += other.model_execute_ns;
+  sample_ns += other.sample_ns;
+  all_reduce_ns += other.all_reduce_ns;
+  cache_swap_ns += other.cache_swap_ns;
+}
+
+PhaseTimes planned_phases(const StepCost& cost) {
+  return {.schedule_ns = cost.schedule_ns,
+          .model_forward_ns = cost.forward_ns - cost.communication_ns,
+          .model_execute_ns = cost.prepare_ns + cost.forward_ns,
+          .sample_ns = cost.sample_ns,
+          .all_reduce_ns = cost.communication_ns,
+          .cache_swap_ns = 0};
+}
+
 Jitter::Jitter(std::uint64_t seed, std::uint32_t engine, std::uint32_t rank)
     : key_(hash_pair(seed, hash_pair(engine, rank))) {}
 
@@ -81,6 +104,19 @@ void RankTimelines::advance(const StepTimeModel& model, std::uint64_t step,
         steps_[rank].forward_end_ns +
         jitters_[rank].stretched_ns(cost.sample_ns, step, Jitter::kSample);
   }
+}
+
+PhaseTimes RankTimelines::phases(const StepCost& cost) const {
+  const RankStepTimes& times = steps_.front();
+  PhaseTimes phases;
+  phases.schedule_ns = cost.schedule_ns;
+  for (const CollectiveTimes& collective : collectives(0)) {
+    phases.all_reduce_ns += collective.exit_ns - collective.entry_ns;
+  }
+  phases.model_execute_ns = times.forward_end_ns - times.dequeued_ns;
+  phases.model_forward_ns = times.forward_end_ns - times.launched_ns - phases.all_reduce_ns;
+  phases.sample_ns = times.output_ready_ns - times.forward_end_ns;
+  return phases;
 }
 
 // Moves every rank through one segment of its forward pass and the collective behind it.

@@ -75,6 +75,28 @@ std::uint32_t padded_size(std::uint32_t tokens);
 // Tokens that the graph computes beyond the scheduled ones.
 std::uint32_t padded_tokens(const StepWork& work);
 
+// What capturing one graph takes before the first step. Assumptions too.
+struct CudaGraphCapture {
+  std::uint64_t duration_ns = 0;
+  std::uint64_t bytes = 0;
+};
+CudaGraphCapture cuda_graph_capture(std::uint32_t tokens);
+
+// Where the time of a step went, as the scheduler and rank 0 see it. Executing spans the forward
+// pass and the collectives; all others add up to no more than the step took. Nothing is swapped.
+struct PhaseTimes {
+  std::uint64_t schedule_ns = 0;
+  std::uint64_t model_forward_ns = 0;  // without the collectives
+  std::uint64_t model_execute_ns = 0;
+  std::uint64_t sample_ns = 0;
+  std::uint64_t all_reduce_ns = 0;
+  std::uint64_t cache_swap_ns = 0;
+
+  void add(const PhaseTimes& other);
+};
+// Before jitter.
+PhaseTimes planned_phases(const StepCost& cost);
+
 // Variation between ranks. A duration d becomes d (1 + 0.02 b) with b from a bell shape on [0, 1]
 // (the mean of four uniform numbers); besides, one draw in 1024 stalls for up to 2 ms, as hosts do.
 // It is a pure function of who draws and when, so every process can compute every rank's share.
@@ -116,6 +138,8 @@ class RankTimelines {
                const StepCost& cost);
 
   const RankStepTimes& rank(std::uint32_t rank) const { return steps_[rank]; }
+  // Of the last step, by rank 0.
+  PhaseTimes phases(const StepCost& cost) const;
   std::span<const CollectiveTimes> collectives(std::uint32_t rank) const {
     return std::span(times_).subspan(std::size_t{rank} * collectives_, collectives_);
   }

@@ -60,8 +60,8 @@ void SeriesWriter::counter(const std::string& name, std::uint64_t value,
   out_["counters"][series(name, joined(labels_, extra))] = value;
 }
 
-void SeriesWriter::real_counter(const std::string& name, double value) {
-  out_["sums"][series(name, labels_)] = value;
+void SeriesWriter::real_counter(const std::string& name, double value, const SeriesLabels& extra) {
+  out_["sums"][series(name, joined(labels_, extra))] = value;
 }
 
 void SeriesWriter::gauge(const std::string& name, double value, const SeriesLabels& extra) {

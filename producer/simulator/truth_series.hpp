@@ -35,7 +35,7 @@ class SeriesWriter {
   // `extra` labels come on top.
   void counter(const std::string& name, std::uint64_t value, const SeriesLabels& extra = {});
   // A counter of doubles, whose last digits depend on the order of addition.
-  void real_counter(const std::string& name, double value);
+  void real_counter(const std::string& name, double value, const SeriesLabels& extra = {});
   void gauge(const std::string& name, double value, const SeriesLabels& extra = {});
   void histogram(const std::string& name, const TruthCells& cells, std::span<const double> bounds,
                  const SeriesLabels& extra = {});

@@ -67,12 +67,6 @@ TEST(CacheMetrics, ReadingAWindow_TakesTheSameInstructionsAfterTenMillionEvents)
       "eviction_rate", [](const auto& cache) { return cache.eviction_rate(kNow_ns); }, 0);
   // It makes the sum of all slots, and how an allocation is served depends on those before it.
   expect_equal(
-      "hit_rate", [](const auto& cache) { return cache.hit_rate(kNow_ns); }, 0);
-  expect_equal(
-      "eviction_rate", [](const auto& cache) { return cache.eviction_rate(kNow_ns); }, 0);
-  // The quantiles are found by counting on from the smallest; a count of other size may end a few
-  // buckets later.
-  expect_equal(
       "window_stats", [](const auto& cache) { return cache.window_stats(kNow_ns).p99_latency_ns; },
       0.01);
 }

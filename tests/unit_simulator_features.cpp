@@ -31,7 +31,9 @@ TEST(AllFeatures, WhatIsGiven_StaysAndTheRestIsOn) {
   EXPECT_FALSE(all.has(Connector::offloading));
   EXPECT_TRUE(all.mfu_metrics && all.cudagraph_metrics && all.multimodal && all.cache_config &&
               all.iteration_details);
+  EXPECT_TRUE(all.cache_metrics && all.step_phases);
   EXPECT_GT(all.kv_cache_metrics_sample, 0);
+  EXPECT_GT(all.block_operations_sample, 0);
   EXPECT_GT(all.lora_adapters, all.max_loras) << "or nothing would ever be deferred";
   EXPECT_FALSE(all.diffusion);
   given = {};

@@ -154,6 +154,44 @@ TEST(Simulate, VirtualClockHeldBack_GivesTheSameTruthAsAtFullSpeed) {
   EXPECT_EQ(text_of(options.truth), at_full_speed);
 }
 
+TEST(Simulate, EventLog_IsOneFilePerEngineAndTheSameAtAnySpeed) {
+  const Folder folder;
+  SimulateOptions options = small_run(folder);
+  options.kv_blocks = 70;
+  options.features.multimodal = true;
+  const auto run = [&](const std::string& name) {
+    options.event_log = folder / name;
+    EXPECT_EQ(Simulate(options).wait(), 0);
+    std::string all;
+    for (const char* part : {".engine0", ".engine1", ".engine0.front0", ".engine1.front0"}) {
+      const std::string text = text_of(options.event_log + part);
+      EXPECT_FALSE(text.empty()) << part;
+      all += text;
+    }
+    return all;
+  };
+  const std::string first = run("first");
+  for (const char* line : {"block,", "lookup,", "write,", "evict,", "step,"}) {
+    EXPECT_NE(first.find(line), std::string::npos) << line;
+  }
+  options.speed = 1000;
+  options.clock = ClockKind::virtual_time;
+  EXPECT_EQ(run("held_back"), first);
+  // What is recorded does not change what happens.
+  options.features.cache_metrics = true;
+  options.features.block_operations_sample = 0.5;
+  EXPECT_EQ(run("recorded"), first);
+}
+
+TEST(Simulate, EventLogThatCannotBe_IsStatus1AndNamed) {
+  const Folder folder;
+  SimulateOptions options = small_run(folder);
+  options.event_log = "/nowhere/at/all";
+  Simulate run(options);
+  EXPECT_EQ(run.wait(), 1);
+  EXPECT_NE(run.said().find("/nowhere/at/all.engine0"), std::string::npos) << run.said();
+}
+
 // Counters of the truth file, summed over the engines.
 std::uint64_t counted(const nlohmann::json& truth, const std::string& name) {
   std::uint64_t sum = 0;

@@ -222,6 +222,9 @@ TEST(BlockResidency, Totals_CountAllBlocksAndEventsOnlyFollowedOnes) {
   EXPECT_EQ(residency.total_evictions(), 700u);
   ASSERT_FALSE(residency.history().empty());
   EXPECT_LT(residency.history().size(), 30u);
+  const std::size_t before = residency.history().size();
+  residency.on_evicted_untrusted(0, 196, at(5));  // In the sample, but nobody saw it allocated.
+  EXPECT_EQ(residency.history().size(), before);
   for (const BlockEviction& eviction : residency.history()) {
     EXPECT_TRUE(is_sampled(eviction.block_id, 0.01));
     EXPECT_EQ(eviction.access_count, 2u);
@@ -846,10 +849,12 @@ TEST(BatchedBlockResidency, BlocksOutsideTheSample_AreCountedAndNeverStored) {
   batched.batch_access(0, ids, 2);
   EXPECT_EQ(batched.pending(), 198u);
   EXPECT_EQ(batched.stored(), 0u);
+  batched.batch_evict_untrusted(0, ids, at(3));
   batched.flush_all();
   EXPECT_EQ(batched.pending(), 0u);
   EXPECT_EQ(batched.published().total_allocations(), 99u);
   EXPECT_EQ(batched.published().total_accesses(), 99u);
+  EXPECT_EQ(batched.published().total_evictions(), 99u);
 }
 
 // S1-45

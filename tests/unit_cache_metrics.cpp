@@ -104,14 +104,16 @@ TEST(CacheEvent, CarriesTimeBytesAndLatency_ZeroUnlessGiven) {
   EXPECT_TRUE(hit.is_hit);
   EXPECT_EQ(hit.bytes, 0u);
   EXPECT_EQ(hit.latency_ns, 0u);
-  const CacheEvent miss = CacheEvent::miss(8, 100, 50);
-  EXPECT_FALSE(miss.is_hit);
-  CacheMetrics cache;
-  cache.observe(miss);
-  const CacheActivity window = cache.window_activity(8);
-  EXPECT_EQ(window.first_lookup_ns, 8);
-  EXPECT_EQ(window.miss_bytes, 100u);
-  EXPECT_EQ(window.lookup_ns.quantile(0.5), 50);
+  for (const CacheEvent& event : {CacheEvent::hit(8, 100, 50), CacheEvent::miss(8, 100, 50)}) {
+    CacheMetrics cache;
+    cache.observe(event);
+    const CacheActivity window = cache.window_activity(8);
+    EXPECT_EQ(window.hits, event.is_hit ? 1u : 0u);
+    EXPECT_EQ(window.misses, event.is_hit ? 0u : 1u);
+    EXPECT_EQ(window.first_lookup_ns, 8);
+    EXPECT_EQ(window.hit_bytes + window.miss_bytes, 100u);
+    EXPECT_EQ(window.lookup_ns.quantile(0.5), 50);
+  }
 }
 
 // S2-04, S2-23
@@ -169,6 +171,7 @@ TEST(CacheMetrics, IdleForOneWindow_ReadsZeros) {
 // S2-07, S2-08, S2-09, W15
 TEST(CacheMetrics, FourLookups_GiveTheWorkedNumbers) {
   CacheMetrics cache;
+  for (int i = 0; i < 5; ++i) cache.observe_miss(-90 * kSecond_ns, 7, 7);  // Before the window.
   cache.observe_hit(0, 100, 10);
   cache.observe_miss(kSecond_ns, 0, 0);
   cache.observe_hit(2 * kSecond_ns, 300, 30);
@@ -182,6 +185,8 @@ TEST(CacheMetrics, FourLookups_GiveTheWorkedNumbers) {
   EXPECT_EQ(window.p99_latency_ns, 30);
   EXPECT_EQ(window.window_duration_s, 4);
   EXPECT_EQ(window.bytes_per_second, 150);
+  cache.observe_miss(4 * kSecond_ns, 400, 0);
+  EXPECT_EQ(cache.window_stats(4 * kSecond_ns).bytes_per_second, 250) << "of misses too";
 }
 
 // S2-08, W16
@@ -345,6 +350,8 @@ TEST(CacheMetrics, Stats_AreACopyOfOneMoment) {
   const CacheWindowStats window = cache.window_stats(0);
   cache.observe_hit(0, 10);
   cache.observe_write(0, 99);
+  EXPECT_EQ(cache.stats().total_hits, 2u);
+  EXPECT_EQ(cache.window_stats(0).hits, 2u);
   EXPECT_EQ(before.total_hits, 1u);
   EXPECT_EQ(before.total_bytes_read, 10u);
   EXPECT_EQ(before.current_size_bytes, 0u);
@@ -406,10 +413,10 @@ TEST(PrefixCacheMetrics, AverageLength_IsThatOfTheLatestThousandLookups) {
     PrefixCacheMetrics prefix;
     for (std::int64_t i = 0; i < 500; ++i) prefix.observe_prefix_miss(i * step_ns, 1'000'000);
     for (std::int64_t i = 500; i < 1500; ++i) {
-      i % 2 == 0 ? (void)prefix.observe_prefix_miss(i * step_ns, 10)
-                 : (void)prefix.observe_prefix_hit(i * step_ns, 1, 20);
+      i % 2 == 0 ? (void)prefix.observe_prefix_miss(i * step_ns, i < 1000 ? 10 : 110)
+                 : (void)prefix.observe_prefix_hit(i * step_ns, 1, i < 1000 ? 20 : 120);
     }
-    EXPECT_EQ(prefix.prefixes().average_length(), 15);
+    EXPECT_EQ(prefix.prefixes().average_length(), 65);
     EXPECT_EQ(prefix.prefixes().lengths().count(), 1500u);
   }
 }

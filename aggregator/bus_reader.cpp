@@ -20,6 +20,11 @@ constexpr double kScanEvery_s = 1.0;
 // How long the first pass may take at most before what is known is shown.
 constexpr double kCatchUp_s = 10.0;
 
+// No segment keeps the others waiting longer than this, however fast its writer is ...
+constexpr std::uint64_t kTurn_ns = 2'000'000;
+// ... and no flood keeps somebody who asked for a fresh view waiting longer than this.
+constexpr std::uint64_t kFreshPass_ns = 2'000'000'000;
+
 // The only reason to reject a segment that passes.
 constexpr const char* kOverLimit = "over the limit of segments";
 
@@ -142,6 +147,7 @@ Result<std::unique_ptr<BusReader>> BusReader::open(const BusOptions& options, Wa
   bus::resolve_bus_path(options.directory.c_str(), path);
   reader->path_ = path;
   reader->observe_ = options.observe;
+  reader->access_ = options.access;
   reader->warn_ = std::move(warn);
   bus::Reason why;
   reader->directory_ = bus::open_bus_directory(path, !options.observe, why);
@@ -169,12 +175,29 @@ BusReader::~BusReader() {
 }
 
 bool BusReader::pass(double now_s, bool fresh, const OnSample& on_sample) {
-  bool look = names_changed() || fresh || now_s - scanned_s_ >= kScanEvery_s;
+  const bool look = names_changed() || fresh || now_s - scanned_s_ >= kScanEvery_s;
   if (look) {
-    look = scan(now_s);
+    // Who died is asked even if nobody new can be found: the dead give descriptors back.
+    (void)scan(now_s);
     scanned_s_ = now_s;
     tidy_identities(now_s);
   }
+  // Everybody has a turn; a fresh view takes as many as it needs to be one.
+  bool any = read_all(now_s, look, on_sample);
+  const std::uint64_t end_ns = bus::monotonic_ns() + kFreshPass_ns;
+  while (fresh && is_behind() && bus::monotonic_ns() < end_ns) {
+    any = read_all(now_s, false, on_sample) || any;
+  }
+  // A writer that outruns its reader must not keep the others from being seen.
+  const double waited_s = now_s - static_cast<double>(opened_ns_) * 1e-9;
+  complete_ = complete_ || (was_scanned_ && (catching_up_.empty() || waited_s > kCatchUp_s));
+  unsaved_ = unsaved_ || any || changes_ != changes_seen_;
+  changes_seen_ = changes_;
+  keep_ledger(now_s);
+  return any;
+}
+
+bool BusReader::read_all(double now_s, bool look, const OnSample& on_sample) {
   bool any = false;
   for (auto at = live_.begin(); at != live_.end();) {
     LiveSegment& segment = at->second;
@@ -197,13 +220,13 @@ bool BusReader::pass(double now_s, bool fresh, const OnSample& on_sample) {
       remove(name);
     }
   }
-  // A writer that outruns its reader must not keep the others from being seen.
-  const double waited_s = now_s - static_cast<double>(opened_ns_) * 1e-9;
-  complete_ = complete_ || (was_scanned_ && (catching_up_.empty() || waited_s > kCatchUp_s));
-  unsaved_ = unsaved_ || any || changes_ != changes_seen_;
-  changes_seen_ = changes_;
-  keep_ledger(now_s);
   return any;
+}
+
+bool BusReader::is_behind() const {
+  return std::any_of(live_.begin(), live_.end(), [](const auto& entry) {
+    return entry.second.is_dying || entry.second.reader->is_behind();
+  });
 }
 
 // One fstat tells that somebody came or went, so that a new producer is followed from its first
@@ -229,17 +252,17 @@ bool BusReader::read_live(LiveSegment& segment, double now_s, bool ask_liveness,
     }
     return true;
   }
-  bool dead = false;
+  bool dead = segment.is_dying;
   if (ask_liveness) {
     segment.liveness_asked_s = now_s;
     dead = !segment.reader->writer_is_alive();
+    look_at_file(segment);
   }
   const SampleSink sink = [&](const Sample& sample) { on_sample(segment, sample); };
-  bool any = segment.reader->poll(dead, sink);
+  if (segment.reader->poll(dead, sink, bus::monotonic_ns() + kTurn_ns)) segment.active_s = now_s;
   // Nothing can be written any more, so this ends: each poll reads on or finds a contradiction.
-  while (dead && !segment.reader->is_drained()) any = segment.reader->poll(true, sink) || any;
-  if (any) segment.active_s = now_s;
-  if (segment.reader->error().empty()) return !dead;
+  segment.is_dying = dead && !segment.reader->is_drained();
+  if (segment.reader->error().empty()) return !dead || segment.is_dying;
   segment.quarantine = segment.reader->error();
   warn_("segment " + segment.reader->name() + " contradicts itself: " + segment.quarantine +
         ". Its totals up to there are kept, it is read no more and its file stays for inspection; "
@@ -258,6 +281,8 @@ bool BusReader::scan(double now_s) {
   settle_unread(names, now_s);
   if (ledger_) ledger_->see_names(names);
   std::erase_if(rejected_, [&](const auto& entry) { return names.count(entry.first) == 0; });
+  std::erase_if(postponed_, [&](const std::string& name) { return names.count(name) == 0; });
+  std::erase_if(foreign_names_, [&](const std::string& name) { return names.count(name) == 0; });
   std::erase_if(finished_, [&](const std::string& name) { return names.count(name) == 0; });
   for (const std::string& name : names) {
     if (live_.count(name) != 0 || finished_.count(name) != 0) continue;
@@ -274,15 +299,14 @@ bool BusReader::scan(double now_s) {
             " segments is reached. Counted in rankbus_segments_rejected");
       continue;
     }
-    auto opened = SegmentReader::open_untrusted(directory_, name);
+    auto opened = SegmentReader::open_untrusted(directory_, name, access_);
     if (opened) {
       rejected_.erase(name);
+      postponed_.erase(name);
       found.push_back(std::move(opened.value()));
       continue;
     }
-    rejected_[name] = opened.error();
-    warn_("segment " + name + " skipped: " + opened.error() +
-          ". Other ranks are unaffected. Counted in rankbus_segments_rejected");
+    not_attached(name, opened.error(), opened.is_transient());
   }
   attach(std::move(found), now_s);
   if (!was_scanned_) {
@@ -399,7 +423,39 @@ void BusReader::add_to_retired(const Identity& who, const std::string& segment, 
   for (const auto& [name, counts] : streams) retired.streams[name].add(counts);
 }
 
+// What may be different at the next look is no property of the segment; anything else is for good.
+void BusReader::not_attached(const std::string& name, const std::string& why, bool is_transient) {
+  if (!is_transient) {
+    postponed_.erase(name);
+    rejected_[name] = why;
+    warn_("segment " + name + " skipped: " + why +
+          ". Other ranks are unaffected. Counted in rankbus_segments_rejected");
+    return;
+  }
+  // Between the list of names and the look at it somebody removed it.
+  if (faccessat(directory_, name.c_str(), F_OK, AT_SYMLINK_NOFOLLOW) != 0 && errno == ENOENT)
+    return;
+  if (!postponed_.insert(name).second) return;
+  warn_("segment " + name + " cannot be read now: " + why +
+        ". Its producer is unaffected; it is looked at again every second until it can be");
+}
+
+// What only the kernel can tell of a segment that is being read.
+void BusReader::look_at_file(LiveSegment& segment) {
+  segment.reader->examine();
+  if (segment.has_foreign_name || segment.reader->has_its_name(directory_)) return;
+  segment.has_foreign_name = true;
+  foreign_names_.insert(segment.reader->name());
+  warn_("segment " + segment.reader->name() +
+        ": another file has taken its name. The one that was there is read on; the other is not "
+        "read, because a name is never used twice, and stays for inspection");
+}
+
 void BusReader::remove(const std::string& name) {
+  if (foreign_names_.count(name) != 0) {
+    finished_.insert(name);
+    return;
+  }
   if (!observe_ && unlinkat(directory_, name.c_str(), 0) == 0) return;
   if (!observe_ && errno != ENOENT) {
     warn_("segment " + name + " cannot be removed: " + std::strerror(errno) +

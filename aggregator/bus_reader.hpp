@@ -25,6 +25,8 @@ struct BusOptions {
   std::string directory;      // Empty: RANKBUS_BUS, then the default.
   bool observe = false;       // Read without owning: nothing is ever removed.
   LedgerOptions ledger = {};  // Of an owner.
+  // How segments are read; `mapped` is for programs that installed the MappingGuard.
+  ByteAccess access = ByteAccess::copied;
 };
 
 struct LiveSegment {
@@ -35,6 +37,13 @@ struct LiveSegment {
   double active_s = 0;          // When the newest record was noticed.
   double liveness_asked_s = 0;  // When the lock was looked at last.
   std::string quarantine;  // Reason, once it contradicted itself: read no more, kept for people.
+  // The same in a word.
+  const char* quarantine_kind() const {
+    const char* kind = reader->error_kind();
+    return quarantine.empty() || kind[0] != '\0' ? kind : "inconsistent";
+  }
+  bool is_dying = false;   // Its writer is gone, and there is more to read than one pass has time.
+  bool has_foreign_name = false;  // Its name leads to another file, which is nobody's.
   bool writer_is_gone = false;  // Of a quarantined one; any other is retired then.
   // What a reader before this one exported of it; null once this one has read as far.
   std::shared_ptr<const LedgerIncarnation> floor;
@@ -74,6 +83,8 @@ class BusReader {
   // Goes up whenever a segment is attached or retired.
   std::uint64_t changes() const { return changes_; }
   std::uint64_t rejected() const { return rejected_.size(); }
+  // Not attached for want of memory or descriptors; looked at again with every scan.
+  std::uint64_t postponed() const { return postponed_.size(); }
   std::uint64_t removed_unread() const { return removed_unread_; }
   std::uint64_t retired_segments() const { return retired_segments_; }
   // Segments that were read before, and are not being read now: quarantined by an earlier owner, or
@@ -118,12 +129,16 @@ class BusReader {
   void check_twin(const SegmentReader& reader, const SegmentReader& earlier,
                   bool earlier_has_label);
   Identity identify(const bus::SegmentHeader& header);
+  bool read_all(double now_s, bool look, const OnSample& on_sample);
+  bool is_behind() const;
   bool read_live(LiveSegment& segment, double now_s, bool ask_liveness, const OnSample& on_sample);
   void note_end(const LiveSegment& segment);
   void retire(const LiveSegment& segment, double now_s);
   void add_to_retired(const Identity& who, const std::string& segment, FieldValues values,
                       const std::vector<std::pair<std::string, StreamCounts>>& streams);
   void remove(const std::string& name);
+  void not_attached(const std::string& name, const std::string& why, bool is_transient);
+  void look_at_file(LiveSegment& segment);
   bool names_changed();
 
   std::string path_;
@@ -139,7 +154,10 @@ class BusReader {
   std::map<Identity, IdentityState> identities_;
   std::set<std::string> finished_;               // Retired, but the name could not or must not go.
   std::map<std::string, std::string> rejected_;  // Name and why; said once.
-  std::set<std::string> separate_runs_;          // Run ids that get a server label.
+  std::set<std::string> postponed_;              // May do better at the next scan; said once.
+  std::set<std::string> foreign_names_;          // Of other files than were read under them.
+  ByteAccess access_ = ByteAccess::copied;
+  std::set<std::string> separate_runs_;  // Run ids that get a server label.
   std::map<std::string, std::shared_ptr<const LedgerIncarnation>> unread_;
   std::set<std::string> catching_up_;  // Found by the first scan, and not yet read to their end.
   std::unique_ptr<Ledger> ledger_;

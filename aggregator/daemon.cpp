@@ -10,6 +10,7 @@
 #include <memory>
 #include <rankbus/aggregator/aggregator.hpp>
 #include <rankbus/aggregator/daemon.hpp>
+#include <rankbus/aggregator/mapping_guard.hpp>
 #include <rankbus/exporters/engine_log.hpp>
 #include <rankbus/exporters/http_server.hpp>
 #include <rankbus/exporters/log_output.hpp>
@@ -106,6 +107,8 @@ int run_aggregate(const AggregateOptions& options) {
   }
   aggregator_options.reduce.created_series = options.created_series;
   aggregator_options.bus = {options.bus, options.observe, {}};
+  // Segments are polled all day, so they are mapped; whoever cuts one must not end this process.
+  if (MappingGuard::install()) aggregator_options.bus.access = ByteAccess::mapped;
   LedgerOptions& ledger = aggregator_options.bus.ledger;
   ledger.keep = true;
   ledger.directory = options.state_dir;

@@ -214,6 +214,12 @@ void add_process(const BusReader& bus, FamilyBuilder& out) {
   out.gauge("rankbus_segments_rejected",
             "Files of the bus that bear a segment's name and could not be read", {}, kNobody,
             bus.rejected());
+  if (bus.postponed() > 0) {
+    out.gauge(
+        "rankbus_segments_postponed",
+        "Segments that cannot be read for want of descriptors or memory; they are tried again", {},
+        kNobody, bus.postponed());
+  }
   out.counter("rankbus_segments_retired_total",
               "Segments of dead producers that were read to their end", {}, kNobody,
               bus.retired_segments());
@@ -258,8 +264,8 @@ void add_self_metrics(const BusReader& bus, const TickClock& clock, double now_s
     if (!segment.quarantine.empty()) {
       out.gauge("rankbus_quarantined",
                 "1 for a segment that contradicts itself and is read no more",
-                joined(rank_labels(segment.who), {{"reason", "inconsistent"}}), segment.who,
-                std::uint64_t{1});
+                joined(rank_labels(segment.who), {{"reason", segment.quarantine_kind()}}),
+                segment.who, std::uint64_t{1});
     }
     if (segment.writer_is_gone) continue;
     out.gauge("rankbus_rank_info", "1; axes, place and process of a producer", info_labels(segment),

@@ -286,10 +286,16 @@ inline rankbus::OpenOptions options_for(const std::string& bus, rankbus::Role ro
   return options;
 }
 
+// How the aggregator reads: mapped, behind the guard.
+inline rankbus::ByteAccess as_the_aggregator() {
+  EXPECT_TRUE(rankbus::MappingGuard::install());
+  return rankbus::ByteAccess::mapped;
+}
+
 inline std::unique_ptr<rankbus::SegmentReader> open_segment(const std::string& bus,
                                                             const std::string& name) {
   const Directory directory(bus);
-  auto opened = rankbus::SegmentReader::open_untrusted(directory.fd(), name);
+  auto opened = rankbus::SegmentReader::open_untrusted(directory.fd(), name, as_the_aggregator());
   if (!opened) {
     ADD_FAILURE() << name << ": " << opened.error();
     return nullptr;
@@ -358,7 +364,11 @@ class PublishedWords {
 
 inline std::unique_ptr<rankbus::BusReader> open_bus(const std::string& bus, bool observe,
                                                     std::vector<std::string>* warnings = nullptr) {
-  auto opened = rankbus::BusReader::open({bus, observe}, [warnings](const std::string& text) {
+  rankbus::BusOptions options;
+  options.directory = bus;
+  options.observe = observe;
+  options.access = as_the_aggregator();
+  auto opened = rankbus::BusReader::open(options, [warnings](const std::string& text) {
     if (warnings != nullptr) warnings->push_back(text);
   });
   if (!opened) {

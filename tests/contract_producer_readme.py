@@ -56,8 +56,8 @@ class Snippets(unittest.TestCase):
     def test_EverySnippet_IsRunHere(self):
         page = PAGE.read_text()
         self.assertEqual([(name, at) for name, at, _ in SNIPPET.findall(page)],
-                         [("worker", "c++20"), ("worker", "c++17"), ("own", "c++17")])  # fmt: skip
-        self.assertEqual(page.count("```cpp"), 3, "a block without a mark")
+                         [("worker", "c++20"), ("worker", "c++17"), ("caches", "c++17"), ("own", "c++17")])  # fmt: skip
+        self.assertEqual(page.count("```cpp"), 4, "a block without a mark")
 
     def test_Worker_InBothStyles_CountsItsSteps(self):
         for standard in ("c++20", "c++17"):
@@ -68,6 +68,21 @@ class Snippets(unittest.TestCase):
                     series = reader.series()
                     self.assertEqual(series["rankbus_steps_total", ()], 100)
                     self.assertEqual(series["rankbus_rank_busy_seconds_total", (("phase", "forward"),)], 4_100_000_000)
+
+    def test_Caches_AreCountedByLevelAndOperation(self):
+        for compiler in self.compilers():
+            with self.subTest(compiler):
+                series = self.run_snippet("caches", "c++17", compiler).series()
+                for operation in ("allocate", "evict"):
+                    labels = (("operation", operation),)
+                    self.assertEqual(series["rankbus_kv_block_operations_total", labels], 4)
+                self.assertEqual(series["rankbus_kv_block_evictions_total", (("reason", "capacity"),)], 4)
+                level = (("level", "prefix"),)
+                self.assertEqual(series["rankbus_cache_hits_total", level], 12)
+                self.assertEqual(series["rankbus_cache_misses_total", level], 4)
+                self.assertEqual(series["rankbus_cache_freed_bytes_total", level], 8388608)
+                self.assertEqual(series["rankbus_cache_written_bytes_total", level], 8388608)
+                self.assertEqual(series["rankbus_cache_evicted_blocks_total", (*level, ("reason", "lru"))], 4)
 
     def test_OwnType_BecomesTheSeriesThatThePageNames(self):
         for compiler in self.compilers():

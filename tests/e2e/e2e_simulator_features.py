@@ -49,6 +49,9 @@ FAMILIES = {
     ("--lora-adapters", 6): {"lora_requests_info"},
     ("--corrupted-requests", 5): {"corrupted_requests"},
     ("--cache-config",): {"cache_config_info"},
+    ("--block-operations", 0.2): set(),
+    ("--cache-metrics",): set(),
+    ("--step-phases",): set(),
     ("--sleep", 2): set(),
     ("--kv-connector", "nixl"): {f"nixl_{name}" for name in (*TRANSFERS, *FAILURES)},
     ("--kv-connector", "moriio"): {f"moriio_{name}" for name in (*TRANSFERS, *FAILURES)},
@@ -80,6 +83,9 @@ MOVES = {
     ("--iteration-details",): None,  # Only the log tells it.
     ("--multimodal",): "vllm:mm_cache_hits_total",
     ("--sleep", 2): "vllm:engine_sleep_state",
+    ("--block-operations", 0.2): "rankbus_kv_block_evictions_total",
+    ("--cache-metrics",): "rankbus_cache_hits_total",
+    ("--step-phases",): "rankbus_timed_steps_total",
     ("--kv-connector", "mooncake"): "rankbus_kv_transfers_total",
 }
 
@@ -229,11 +235,30 @@ class Features(unittest.TestCase):
                 # An engine with requests in it does not fall asleep.
                 self.assertEqual(scrape.value("vllm:engine_sleep_state", sleep_state="awake"), 1)
 
+    def test_SmallPool_EvictsAndPreemptsAsTheTruthSays(self):
+        small = ("--speed", "max", "--engines", 2, "--tp", 1, "--kv-blocks", 80, "--workload", "generated:300")
+        truth, scrape = self.run_until_published("small", *small, "--features", "all")
+        self.assert_equal_to_truth(truth, scrape)
+        self.assertGreater(scrape.total("rankbus_request_kv_evictions_total", reason="memory_pressure"), 0)
+        for engine in ("0", "1"):
+            # vLLM counts in tokens what the level counts in blocks of 512.
+            for level, name in (("prefix", "vllm:prefix_cache_hits_total"),
+                                ("external", "vllm:external_prefix_cache_hits_total")):
+                blocks = scrape.value("rankbus_cache_hits_total", engine=engine, level=level)
+                self.assertEqual(blocks * 512, scrape.value(name, engine=engine), level)
+            preempted = scrape.value("vllm:num_preemptions_total", engine=engine)
+            self.assertEqual(scrape.value("rankbus_request_kv_evictions_total", engine=engine), preempted)
+            # Every block in use was given back.
+            kv = {name: scrape.value(f"rankbus_cache_{name}_bytes_total", engine=engine, level="kv")
+                  for name in ("written", "freed")}
+            self.assertEqual(kv["written"], kv["freed"])
+
     def test_MoreAdaptersThanMayRun_DeferRequests(self):
         busy = ("--lora-adapters", 6, "--max-loras", 1, "--tp", 1, "--until", 30, "--workload", "generated:200")
         truth, scrape = self.run_until_published("lora", *busy, "--speed", "max")
         self.assert_equal_to_truth(truth, scrape)
         self.assertGreater(scrape.value("vllm:num_requests_waiting_by_reason", reason="deferred"), 0)
+        self.assertGreater(scrape.total("rankbus_lora_requests_waiting"), 0)
         (series,) = scrape.select("vllm:lora_requests_info")
         self.assertEqual(dict(series.labels)["max_lora"], "1")
         self.assertIn("adapter-", dict(series.labels)["running_lora_adapters"])

@@ -1,7 +1,8 @@
 # Labels: release-only
 """Goal:   every behaviour of the systems that rankbus replaces has a test that names it, and a page says which.
 Method: the behaviours are in tests/conformance/seed_rows.json; a test names one by its id (S1-19) in the comment
-        directly above it, or in its name. aggregator/analysis/ROWS.md is made of both.
+        directly above it, or in its name. aggregator/analysis/ROWS.md is made of both. Numbers worked by hand (W7) are
+        in tests/conformance/seed_numbers.json; a test that names one has each of them in its text.
 Update: RANKBUS_UPDATE_GOLDEN=1 tests/contract_seed_rows.py
 """
 
@@ -14,8 +15,10 @@ import unittest
 
 ROOT = pathlib.Path(os.environ.get("RANKBUS_SOURCE", pathlib.Path(__file__).resolve().parents[1]))
 ROWS = json.loads((ROOT / "tests/conformance/seed_rows.json").read_text())
+NUMBERS = json.loads((ROOT / "tests/conformance/seed_numbers.json").read_text())["numbers"]
 PAGE = ROOT / "aggregator/analysis/ROWS.md"
 ID = re.compile(r"\bS[0-3]-\d\d\b")
+NUMBER_ID = re.compile(r"\bW\d+\b")
 TEST = re.compile(r"^(?:TEST|TEST_F|TEST_P|TYPED_TEST)\((\w+),\s*(\w+)\)|^    def (test_\w+)\(")
 SYSTEMS = {
     "S0": ("Scheduler statistics", "[README.md](README.md)"),
@@ -25,19 +28,37 @@ SYSTEMS = {
 }
 
 
-def tests_by_row():
-    """{row: ['file: Suite.Test', ...]} of the rows named directly above a test."""
+def tests_that_name(pattern):
+    """{id: [('file: Suite.Test', the test's text), ...]} of what is named directly above a test, or in its name."""
     found = {}
     for path in sorted([*ROOT.glob("tests/*.cpp"), *ROOT.glob("tests/e2e/*.py")]):
         named = []
         joined = re.sub(r",\n\s+", ", ", path.read_text())
+        texts = []
         for line in joined.splitlines():
             test = TEST.match(line)
             if test:
                 name = f"{test[1]}.{test[2]}" if test[1] else test[3]
-                for row in dict.fromkeys(named + ID.findall(name)):
-                    found.setdefault(row, []).append(f"{path.stem}: {name}")
-            named = named + ID.findall(line) if line.lstrip().startswith(("//", "#")) else []
+                texts = []
+                for row in dict.fromkeys(named + pattern.findall(name)):
+                    found.setdefault(row, []).append((f"{path.stem}: {name}", texts))
+            texts.append(line)
+            named = named + pattern.findall(line) if line.lstrip().startswith(("//", "#")) else []
+    return {row: [(name, "\n".join(lines)) for name, lines in tests] for row, tests in found.items()}
+
+
+def tests_by_row():
+    return {row: [name for name, _ in tests] for row, tests in tests_that_name(ID).items()}
+
+
+def tests_by_number():
+    """{W: [test, ...]} of those tests that name it and have all of its numbers in their text."""
+    found = {}
+    for number, tests in sorted(tests_that_name(NUMBER_ID).items(), key=lambda item: int(item[0][1:])):
+        _, wanted = NUMBERS.get(number, ("unknown", []))
+        # Not as part of a longer number.
+        patterns = [rf"(?<!\d)(?<!\d\.){re.escape(part)}(?!\w|\.\d)" for part in wanted]
+        found[number] = [name for name, text in tests if all(re.search(pattern, text) for pattern in patterns)]
     return found
 
 
@@ -57,6 +78,10 @@ def page():
             if row.startswith(system):
                 shown = behaviour.replace("|", "\\|")
                 lines.append(f"| {row} | {tag} | {shown} | {'; '.join(f'`{test}`' for test in tests.get(row, [])[:3])} |")
+    lines += ["", "## Numbers worked by hand", "", "| | given and expected | rows | test |", "|---|---|---|---|"]
+    for number, names in tests_by_number().items():
+        rows = sorted(row for row in tests if set(tests[row]) & set(names))
+        lines.append(f"| {number} | {NUMBERS[number][0]} | {', '.join(rows)} | {'; '.join(f'`{name}`' for name in names)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -66,6 +91,11 @@ class SeedRows(unittest.TestCase):
 
     def test_NoTest_NamesARowThatIsNone(self):
         self.assertEqual(sorted(set(tests_by_row()) - set(ROWS["rows"])), [])
+
+    def test_EveryWorkedNumber_IsInATestThatNamesIt(self):
+        tests = tests_by_number()
+        self.assertEqual([number for number in NUMBERS if not tests.get(number)], [])
+        self.assertEqual(sorted(set(tests) - set(NUMBERS)), [])
 
     def test_Page_IsMadeOfRowsAndTests(self):
         self.assertEqual(PAGE.read_text(), page(), "to update, see the head of this file")

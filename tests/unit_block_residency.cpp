@@ -391,6 +391,29 @@ TEST(BlockResidency, BeforeTheWindowIsFull_NothingIsJudged) {
   EXPECT_EQ(lives_of(ones_and_twos(1000)).alerts().pending().size(), 1u) << "100 evictions";
 }
 
+// The only alert where the judged lifetime is part of its own baseline.
+CacheAlert older_alert_of(const std::vector<double>& lifetimes, double anomaly_threshold = 3) {
+  ResidencyConfig config = follow_all();
+  config.baseline = Baseline::with_judged;
+  config.anomaly_threshold = anomaly_threshold;
+  BlockResidency residency = residency_of(config);
+  add_lives(residency, lifetimes);
+  EXPECT_EQ(residency.alerts().pending().size(), 1u);
+  return residency.alerts().pending().empty() ? CacheAlert() : residency.alerts().pending()[0];
+}
+
+// What that baseline is, by two of its bounds: k deviations above the mean.
+struct OlderBaseline {
+  explicit OlderBaseline(double last)
+      : deviation(older_alert_of(ones_and_twos(last), 3).threshold -
+                  older_alert_of(ones_and_twos(last), 2).threshold),
+        mean(older_alert_of(ones_and_twos(last), 3).threshold - 3 * deviation),
+        z((last - mean) / deviation) {}
+  double deviation;
+  double mean;
+  double z;
+};
+
 // S1-19, S1-20, W10
 TEST(BlockResidency, MildOutlier_IsAWarning) {
   const BlockResidency residency = lives_of(ones_and_twos(3.3));
@@ -404,14 +427,13 @@ TEST(BlockResidency, MildOutlier_IsAWarning) {
   EXPECT_NE(alert.message.find("3.30s"), std::string::npos) << alert.message;
   EXPECT_NE(alert.message.find("3.59"), std::string::npos) << alert.message;
 
-  ResidencyConfig config = follow_all();
-  config.baseline = Baseline::with_judged;
-  BlockResidency older = residency_of(config);
-  add_lives(older, ones_and_twos(3.3));
-  ASSERT_EQ(older.alerts().pending().size(), 1u);
-  EXPECT_EQ(older.alerts().pending()[0].level, AlertLevel::warning);
-  EXPECT_NEAR(older.alerts().pending()[0].threshold, 3.10768, 5e-6);
-  EXPECT_NE(older.alerts().pending()[0].message.find("3.36"), std::string::npos);
+  const CacheAlert older = older_alert_of(ones_and_twos(3.3));
+  EXPECT_EQ(older.level, AlertLevel::warning);
+  EXPECT_NEAR(older.threshold, 3.10768, 5e-6);
+  EXPECT_NE(older.message.find("3.36"), std::string::npos);
+  EXPECT_NEAR(OlderBaseline(3.3).mean, 1.513, 5e-7);
+  EXPECT_NEAR(OlderBaseline(3.3).deviation, 0.531561, 5e-7);
+  EXPECT_NEAR(OlderBaseline(3.3).z, 3.3618, 5e-5);
 }
 
 // S1-19, S1-20, W11
@@ -421,14 +443,13 @@ TEST(BlockResidency, StrongOutlier_IsCritical) {
   EXPECT_EQ(residency.alerts().pending()[0].level, AlertLevel::critical);
   EXPECT_NEAR(residency.alerts().pending()[0].threshold, 3.002506, 5e-7);
 
-  ResidencyConfig config = follow_all();
-  config.baseline = Baseline::with_judged;
-  BlockResidency older = residency_of(config);
-  add_lives(older, ones_and_twos(10));
-  ASSERT_EQ(older.alerts().pending().size(), 1u);
-  EXPECT_EQ(older.alerts().pending()[0].level, AlertLevel::critical);
-  EXPECT_NEAR(older.alerts().pending()[0].threshold, 4.53973, 5e-6);
-  EXPECT_NE(older.alerts().pending()[0].message.find("8.53"), std::string::npos);
+  const CacheAlert older = older_alert_of(ones_and_twos(10));
+  EXPECT_EQ(older.level, AlertLevel::critical);
+  EXPECT_NEAR(older.threshold, 4.53973, 5e-6);
+  EXPECT_NE(older.message.find("8.53"), std::string::npos);
+  EXPECT_NEAR(OlderBaseline(10).mean, 1.58, 5e-7);
+  EXPECT_NEAR(OlderBaseline(10).deviation, 0.986577, 5e-7);
+  EXPECT_NEAR(OlderBaseline(10).z, 8.5346, 5e-5);
 }
 
 // S1-19

@@ -13,6 +13,7 @@
 #include <memory>
 #include <mutex>
 #include <rankbus/aggregator/alerts.hpp>
+#include <rankbus/aggregator/analysis_feed.hpp>
 #include <rankbus/aggregator/dialect.hpp>
 #include <rankbus/aggregator/reduce.hpp>
 #include <semaphore>
@@ -25,13 +26,24 @@ struct AggregatorOptions {
   BusOptions bus;
   ReduceOptions reduce;
   Dialect dialect;  // Names of the families that exporters see.
-  SloLimits slo;
+  AnalysisOptions analysis;
   std::vector<AlertRule> alerts;
   double log_interval_s = 10;  // 0: no periodic snapshots for the log.
 };
 
+// Whoever needs the records one by one.
+struct Feeds {
+  explicit Feeds(const AnalysisOptions& options = {}) : analysis(options) {}
+
+  SampleFeed samples;
+  AnalysisFeed analysis;
+
+  // One pass of the bus through both. Returns true if any record was read.
+  bool pass(BusReader& bus, const TickClock& clock, double now_s, bool fresh);
+};
+
 // One snapshot of a bus as it was read last, in the records' own names.
-Snapshot make_snapshot(const BusReader& bus, const SampleFeed& feed, const TickClock& clock,
+Snapshot make_snapshot(const BusReader& bus, const Feeds& feeds, const TickClock& clock,
                        double now_s, const ReduceOptions& options);
 
 // Reads a bus that somebody else may own, once, for a snapshot equal to what `/metrics` would show.
@@ -55,8 +67,10 @@ class Aggregator {
   // A last pass, a last periodic call, then both threads end. Idempotent.
   void stop();
 
-  // The result of a pass that began after this call; after `limit_s` the newest there is.
-  std::shared_ptr<const Snapshot> fresh(double limit_s = 5.0);
+  // The result of a pass that began after this call; after `limit_s` the newest there is. With
+  // analyses only where asked for, because nobody scrapes them.
+  std::shared_ptr<const Snapshot> fresh(SnapshotParts parts = SnapshotParts::families,
+                                        double limit_s = 5.0);
 
   const std::string& directory() const { return bus_->directory(); }
 
@@ -70,7 +84,7 @@ class Aggregator {
   void read_loop();
   void log_loop();
   void one_pass(bool fresh);
-  std::shared_ptr<const Snapshot> make_snapshot();
+  std::shared_ptr<const Snapshot> make_snapshot(SnapshotParts parts);
   void look_for_alerts(std::vector<Family>& families);
   void hand_to_log(bool interval_is_over);
 
@@ -80,7 +94,7 @@ class Aggregator {
   // Touched by the reading thread only.
   std::unique_ptr<BusReader> bus_;
   TickClock clock_;
-  SampleFeed feed_;
+  Feeds feeds_;
   AlertWatch watch_;
   AlertBoard board_;
   std::vector<AlertNote> alert_notes_;  // Not yet handed to the log.
@@ -97,6 +111,7 @@ class Aggregator {
   std::condition_variable snapshot_made_;
   std::uint64_t requested_ = 0;
   std::uint64_t served_ = 0;
+  SnapshotParts requested_parts_ = SnapshotParts::families;
   bool stopping_ = false;
   std::shared_ptr<const Snapshot> latest_;
 

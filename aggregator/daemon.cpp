@@ -32,6 +32,7 @@ struct AggregateOptions {
   DialectOptions dialect;
   bool created_series = false;
   SloLimits slo;
+  bool statistical_alerts = false;
   std::vector<std::string> alerts;
   std::string bad_vllm_interval;  // What VLLM_LOG_STATS_INTERVAL said, if that was no time.
 };
@@ -99,7 +100,7 @@ int run_aggregate(const AggregateOptions& options) {
   if (!dialect) return fail(2, "--names " + dialect.error());
   AggregatorOptions aggregator_options;
   aggregator_options.dialect = dialect.value();
-  aggregator_options.slo = options.slo;
+  aggregator_options.analysis = {options.slo, options.statistical_alerts};
   for (const std::string& text : options.alerts) {
     auto rule = AlertRule::parse(text);
     if (!rule) return fail(2, "--alert " + rule.error());
@@ -131,7 +132,8 @@ int run_aggregate(const AggregateOptions& options) {
       });
   if (!aggregator) return fail(1, aggregator.error());
   Aggregator& running = *aggregator.value();
-  auto server = HttpServer::start(*address, [&running] { return running.fresh(); });
+  auto server =
+      HttpServer::start(*address, [&running](SnapshotParts parts) { return running.fresh(parts); });
   if (!server) return fail(1, server.error());
   logger->info("Reading {}, metrics on http://{}/metrics", running.directory(),
                (*server)->address().text());
@@ -212,6 +214,8 @@ std::function<int()> add_aggregate_command(CLI::App& app) {
                    "rate(METRIC{...}) for growth per second. Repeat for several")
       ->type_name("RULE")
       ->allow_extra_args(false);
+  command->add_flag("--statistical-alerts", options->statistical_alerts,
+                    "Alert on unusual lives of KV blocks and on full caches; else only counted");
   command->add_flag("--created-series", options->created_series,
                     "Show when each counter and histogram began, as <name>_created");
   command->add_flag("--per-peer", options->dialect.per_peer,

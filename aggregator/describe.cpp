@@ -1,6 +1,8 @@
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <iterator>
+#include <rankbus/aggregator/analysis_outputs.hpp>
 #include <rankbus/aggregator/describe.hpp>
 #include <rankbus/producer/records.hpp>
 #include <vector>
@@ -59,6 +61,25 @@ void describe_type(const bus::RecordType& type, std::string& out) {
   out += "\n";
 }
 
+// What no field of a record makes by itself.
+void describe_analyses(std::string& out) {
+  static const char* const types[] = {"counter", "gauge", "histogram"};
+  out +=
+      "# What is made of samples\n\nSeries of the tables above are made of totals and exact. Those "
+      "of this one need the records one by one, so they stand for what was read: "
+      "`rankbus_sample_coverage_ratio` says which share of a stream's records of the last minute "
+      "that is, and after a loss the blocks of the stream that were followed are forgotten. "
+      "`/api/v1/analysis` has the same and more as JSON, with the records read and lost of each "
+      "stream.\n\n| series | type | made of the samples of | meaning |\n|---|---|---|---|\n";
+  for (const AnalysisOutput& output : analysis_outputs()) {
+    std::string labels = output.labels;
+    std::replace(labels.begin(), labels.end(), ' ', ',');
+    const std::string streams = output.streams[0] == '\0' ? "each of these" : output.streams;
+    out += std::string("| `") + output.name + (labels.empty() ? "" : "{" + labels + "}") + "` | " +
+           types[static_cast<int>(output.type)] + " | " + streams + " | " + output.help + " |\n";
+  }
+}
+
 }  // namespace
 
 std::string reference_page() {
@@ -69,6 +90,7 @@ std::string reference_page() {
       "`producer/records.hpp`; `at` is the byte in the slot, whose first 8 bytes are the sequence "
       "word.\n\n";
   for (const bus::RecordType* type : types) describe_type(*type, out);
+  describe_analyses(out);
   return out;
 }
 

@@ -3,7 +3,8 @@
 namespace rankbus {
 
 GoodputJudge::GoodputJudge(const StreamSchema& stream)
-    : queued_(stream.find("queued_time_seconds")),
+    : first_token_(stream.find("time_to_first_token_seconds")),
+      queued_(stream.find("queued_time_seconds")),
       prefill_(stream.find("prefill_time_seconds")),
       per_token_(stream.find("mean_time_per_output_token_seconds")),
       end_to_end_(stream.find("e2e_latency_seconds")),
@@ -23,10 +24,11 @@ void GoodputJudge::judge(const Sample& sample, const SloLimits& limits, Goodput&
   const auto misses = [](std::optional<double> time_s, std::optional<double> limit_s) {
     return time_s && limit_s && *time_s > *limit_s;
   };
-  std::optional<double> first_token_s = seconds(sample, prefill_);
-  if (const auto queued_s = seconds(sample, queued_); first_token_s && queued_s)
-    *first_token_s += *queued_s;
-  const bool late_first = misses(first_token_s, limits.ttft_s);
+  const std::optional<double> measured_s = seconds(sample, first_token_);
+  std::optional<double> estimated_s = seconds(sample, prefill_);
+  if (const auto queued_s = seconds(sample, queued_); estimated_s && queued_s)
+    *estimated_s += *queued_s;
+  const bool late_first = misses(measured_s ? measured_s : estimated_s, limits.ttft_s);
   const bool slow = misses(seconds(sample, per_token_), limits.inter_token_s);
   const bool late_end = misses(seconds(sample, end_to_end_), limits.end_to_end_s);
   bool failed = false;
@@ -38,7 +40,7 @@ void GoodputJudge::judge(const Sample& sample, const SloLimits& limits, Goodput&
       failed = text == "abort" || text == "error";
     }
   }
-  into.missed_ttft += late_first ? 1 : 0;
+  if (late_first) ++(measured_s ? into.missed_ttft : into.missed_ttft_estimate);
   into.missed_inter_token += slow ? 1 : 0;
   into.missed_end_to_end += late_end ? 1 : 0;
   into.failed += failed ? 1 : 0;

@@ -8,6 +8,8 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <rankbus/aggregator/accumulates.hpp>
+#include <rankbus/aggregator/reduced_stats.hpp>
 #include <rankbus/aggregator/segment_reader.hpp>
 
 namespace rankbus {
@@ -26,14 +28,44 @@ struct Goodput {
   std::uint64_t missed = 0;
   // By the limit that was missed; a request may miss several. Requests that ended by abort or error
   // missed what they were for.
-  std::uint64_t missed_ttft = 0;
+  std::uint64_t missed_ttft = 0;           // As the engine measured it.
+  std::uint64_t missed_ttft_estimate = 0;  // By the time in the queue and in prefill.
   std::uint64_t missed_inter_token = 0;
   std::uint64_t missed_end_to_end = 0;
   std::uint64_t failed = 0;
+
+  double ratio() const {
+    return is_empty() ? 0 : static_cast<double>(met) / static_cast<double>(met + missed);
+  }
+  void aggregate(const Goodput& other) {
+    for (const auto field : counts()) add_saturating(this->*field, other.*field);
+  }
+  bool is_empty() const { return met == 0 && missed == 0; }
+  ReducedStats reduce() const { return {{"met", met}, {"missed", missed}, {"ratio", ratio()}}; }
+  void reset() { *this = {}; }
+  bool operator==(const Goodput&) const = default;
+
+  template <class Archive>
+  void serialize(Archive& archive) {
+    for (const auto field : counts()) archive(this->*field);
+  }
+
+ private:
+  static constexpr std::array<std::uint64_t Goodput::*, 7> counts() {
+    return {&Goodput::met,
+            &Goodput::missed,
+            &Goodput::missed_ttft,
+            &Goodput::missed_ttft_estimate,
+            &Goodput::missed_inter_token,
+            &Goodput::missed_end_to_end,
+            &Goodput::failed};
+  }
 };
 
-// Judges the records of one stream `finished_request`. vLLM's record has no time to first token:
-// the time in the queue and in prefill stands in for it.
+static_assert(Accumulates<Goodput>);
+
+// Judges the records of one stream `finished_request`. Where a record has no time to first token,
+// as vLLM's, the time in the queue and in prefill stands in for it, and a miss by it is told apart.
 class GoodputJudge {
  public:
   explicit GoodputJudge(const StreamSchema& stream);
@@ -41,7 +73,8 @@ class GoodputJudge {
 
  private:
   std::optional<double> seconds(const Sample& sample, int field) const;
-  int queued_ = -1, prefill_ = -1, per_token_ = -1, end_to_end_ = -1, reason_ = -1;
+  int first_token_ = -1, queued_ = -1, prefill_ = -1, per_token_ = -1, end_to_end_ = -1;
+  int reason_ = -1;
 };
 
 }  // namespace rankbus

@@ -187,49 +187,6 @@ void reduce_records(const BusReader& bus, const ValuesByIdentity& values_of, dou
   }
 }
 
-void add_goodput(const BusReader& bus, const SampleFeed& feed, FamilyBuilder& out) {
-  const SloLimits& slo = feed.slo();
-  if (!slo.any()) return;
-  std::map<EngineKey, Identity> engines;
-  for (const auto& [who, state] : bus.identities())
-    engines.try_emplace({who.server, who.model, who.engine}, who);
-  for (const auto& [engine, goodput] : feed.goodput()) {
-    const auto found = engines.find(engine);
-    if (found == engines.end()) continue;
-    const Identity& who = found->second;
-    const Labels labels = engine_labels(who);
-    const auto count = [&](const char* name, const char* help, const char* label, const char* value,
-                           std::uint64_t number) {
-      out.counter(name, help, joined(labels, {{label, value}}), who, number);
-    };
-    const char* requests =
-        "Finished requests by whether they met every limit; requests that ended by abort or error "
-        "missed. Made of samples: those lost of the stream finished_request are not in it";
-    count("rankbus_slo_requests_total", requests, "result", "met", goodput.met);
-    count("rankbus_slo_requests_total", requests, "result", "missed", goodput.missed);
-    const char* missed =
-        "Finished requests that missed a limit, by limit: ttft (time in the queue and in prefill "
-        "stands in for the time to first token), inter_token (mean of the request), end_to_end, or "
-        "failed. A request may miss several";
-    if (slo.ttft_s) count("rankbus_slo_missed_total", missed, "limit", "ttft", goodput.missed_ttft);
-    if (slo.inter_token_s) {
-      count("rankbus_slo_missed_total", missed, "limit", "inter_token", goodput.missed_inter_token);
-    }
-    if (slo.end_to_end_s) {
-      count("rankbus_slo_missed_total", missed, "limit", "end_to_end", goodput.missed_end_to_end);
-    }
-    count("rankbus_slo_missed_total", missed, "limit", "failed", goodput.failed);
-  }
-  const auto limit = [&](const char* name, std::optional<double> seconds) {
-    if (!seconds) return;
-    out.gauge("rankbus_slo_limit_seconds", "The configured limit", {{"limit", name}}, Identity{},
-              *seconds);
-  };
-  limit("ttft", slo.ttft_s);
-  limit("inter_token", slo.inter_token_s);
-  limit("end_to_end", slo.end_to_end_s);
-}
-
 // `<name>_created`, where a counter's name is without its `_total`.
 void add_created_series(std::vector<Family>& families) {
   std::vector<Family> created;

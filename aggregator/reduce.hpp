@@ -54,9 +54,6 @@ ValuesByIdentity collect_values(const BusReader& bus);
 void reduce_records(const BusReader& bus, const ValuesByIdentity& values, double now_s,
                     const ReduceOptions& options, FamilyBuilder& out);
 
-// Adds which finished requests met the limits, where there are any.
-void add_goodput(const BusReader& bus, const SampleFeed& feed, FamilyBuilder& out);
-
 // Adds for each counter and histogram a gauge `<name>_created`, as the Python client does.
 void add_created_series(std::vector<Family>& families);
 

@@ -13,43 +13,11 @@ constexpr std::size_t kMaxIterations = 100'000;
 
 constexpr std::string_view kConnectorPrefix = "connector:";
 
-EngineKey engine_of(const LiveSegment& segment) {
-  return {segment.who.server, segment.who.model, segment.who.engine};
-}
-
 // The connector whose stream it is, or empty.
 std::string connector_of(const std::string& stream) {
   if (stream.rfind(kConnectorPrefix, 0) != 0) return {};
   const std::string name = stream.substr(kConnectorPrefix.size());
   return name.substr(0, name.find(':'));
-}
-
-std::array<int, 10> find_all(const StreamSchema& stream,
-                             std::initializer_list<std::string_view> names) {
-  std::array<int, 10> fields = {};
-  fields.fill(-1);
-  std::size_t next = 0;
-  for (const std::string_view name : names) {
-    const int field = stream.find(name);
-    const bool is_scalar =
-        field >= 0 && stream.plan.fields[static_cast<std::size_t>(field)].capacity == 1;
-    fields[next++] = is_scalar ? field : -1;
-  }
-  return fields;
-}
-
-// An absent or missing number counts as 0 here.
-std::uint64_t whole(const Sample& sample, int field) {
-  if (field < 0) return 0;
-  const bus::Type type = sample.stream.plan.fields[field].type;
-  const std::uint64_t raw = sample.raw(field);
-  return type == bus::Type::f64 || bus::is_absent(type, raw) ? 0 : raw;
-}
-
-double real(const Sample& sample, int field) {
-  if (field < 0 || sample.stream.plan.fields[field].type != bus::Type::f64) return 0;
-  const std::uint64_t raw = sample.raw(field);
-  return bus::is_nan_or_infinite(raw) ? 0 : bus::double_of(raw);
 }
 
 }  // namespace
@@ -66,7 +34,7 @@ std::map<std::string, std::set<std::string>> configured_connectors(const BusRead
   for (const auto& [name, segment] : bus.live()) {
     for (const StreamState& stream : segment.reader->streams()) {
       if (const std::string connector = connector_of(stream.schema.name); !connector.empty())
-        connectors[server_key(engine_of(segment))].insert(connector);
+        connectors[server_key(engine_of(segment.who))].insert(connector);
     }
   }
   return connectors;
@@ -78,24 +46,21 @@ SampleFeed::Use SampleFeed::use_of(const StreamSchema& stream) {
   Use use;
   if (stream.name == "scheduler_step") {
     use.purpose = Purpose::scheduler_step;
-    use.fields = find_all(stream, {"prefix_cache_reset", "prefix_cache_requests",
+    use.fields = find_scalars<10>(stream, {"prefix_cache_reset", "prefix_cache_requests",
                                    "prefix_cache_queries", "prefix_cache_hits",
                                    "external_prefix_cache_reset", "external_prefix_cache_requests",
                                    "external_prefix_cache_queries", "external_prefix_cache_hits"});
   } else if (stream.name == "multimodal_cache") {
     use.purpose = Purpose::multimodal_cache;
-    use.fields = find_all(stream, {"reset", "requests", "queries", "hits"});
-  } else if (stream.name == "finished_request") {
-    use.purpose = Purpose::finished_request;
-    use.judge.emplace(stream);
+    use.fields = find_scalars<10>(stream, {"reset", "requests", "queries", "hits"});
   } else if (stream.name == "cuda_graph") {
     use.purpose = Purpose::cuda_graph;
-    use.fields = find_all(stream, {"num_unpadded_tokens", "num_padded_tokens", "num_paddings",
+    use.fields = find_scalars<10>(stream, {"num_unpadded_tokens", "num_padded_tokens", "num_paddings",
                                    "runtime_mode", "captured"});
   } else if (stream.name == "iteration_details") {
     use.purpose = Purpose::iteration_details;
     use.fields =
-        find_all(stream, {"iteration_index", "num_ctx_requests", "num_ctx_tokens",
+        find_scalars<10>(stream, {"iteration_index", "num_ctx_requests", "num_ctx_tokens",
                           "num_generation_requests", "num_generation_tokens", "num_encoder_inputs",
                           "num_encoder_output_tokens", "elapsed_ms", "kv_cache_usage", "is_dummy"});
   } else if (use.connector = connector_of(stream.name); !use.connector.empty()) {
@@ -133,18 +98,15 @@ void SampleFeed::observe(const LiveSegment& segment, const Sample& sample) {
     case Purpose::iteration_details:
       observe_iteration(segment, use, sample);
       return;
-    case Purpose::finished_request:
-      if (slo_.any()) use.judge->judge(sample, slo_, goodput_[engine_of(segment)]);
-      return;
     case Purpose::connector:
       pool_connector_sample(use.connector, *segment.reader, sample,
-                            intervals_[engine_of(segment)].connectors);
+                            intervals_[engine_of(segment.who)].connectors);
       return;
   }
 }
 
 void SampleFeed::observe_caches(const LiveSegment& segment, const Use& use, const Sample& sample) {
-  const EngineKey engine = engine_of(segment);
+  const EngineKey engine = engine_of(segment.who);
   auto& feeders = feeders_[engine];
   if (feeders.insert(segment.reader.get()).second && feeders.size() == 1) windows_.erase(engine);
   for (CacheWindows* windows : {&windows_[engine], &server_windows_[server_key(engine)]}) {
@@ -165,7 +127,7 @@ void SampleFeed::observe_cache(const Use& use, const Sample& sample, std::size_t
 
 void SampleFeed::observe_batch(const LiveSegment& segment, const Use& use, const Sample& sample) {
   if (whole(sample, use.fields[4]) != 0) return;  // Captures are no batches.
-  auto& batches = intervals_[engine_of(segment)].batches;
+  auto& batches = intervals_[engine_of(segment.who)].batches;
   const int mode = use.fields[3];
   const std::string text =
       mode < 0 ? "other"
@@ -184,7 +146,7 @@ void SampleFeed::observe_iteration(const LiveSegment& segment, const Use& use,
   if (iterations_.size() >= kMaxIterations) return;
   const auto field = [&](std::size_t index) { return whole(sample, use.fields[index]); };
   IterationDetail detail;
-  detail.server = server_key(engine_of(segment));
+  detail.server = server_key(engine_of(segment.who));
   detail.engine = segment.who.engine;
   detail.index = field(0);
   detail.ctx_requests = field(1);

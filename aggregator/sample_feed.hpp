@@ -8,11 +8,10 @@
 #include <array>
 #include <cstdint>
 #include <map>
-#include <optional>
 #include <rankbus/aggregator/bus_reader.hpp>
 #include <rankbus/aggregator/cache_window.hpp>
 #include <rankbus/aggregator/connector_pool.hpp>
-#include <rankbus/aggregator/goodput.hpp>
+#include <rankbus/aggregator/sample_fields.hpp>
 #include <rankbus/aggregator/snapshot.hpp>
 #include <set>
 #include <string>
@@ -20,13 +19,6 @@
 #include <vector>
 
 namespace rankbus {
-
-struct EngineKey {
-  std::string server;
-  std::string model;
-  std::uint32_t engine = 0;
-  auto operator<=>(const EngineKey&) const = default;
-};
 
 // vLLM's windows of one engine.
 struct CacheWindows {
@@ -38,13 +30,8 @@ struct CacheWindows {
 // Used by the reading thread only.
 class SampleFeed {
  public:
-  explicit SampleFeed(const SloLimits& slo = {}) : slo_(slo) {}
-
   void observe(const LiveSegment& segment, const Sample& sample);
 
-  const SloLimits& slo() const { return slo_; }
-  // Finished requests by engine, since this feed began.
-  const std::map<EngineKey, Goodput>& goodput() const { return goodput_; }
   // Null if the engine had no such sample.
   const CacheWindows* windows(const EngineKey& engine) const;
   // Over all engines of each server.
@@ -66,14 +53,12 @@ class SampleFeed {
     cuda_graph,
     iteration_details,
     connector,
-    finished_request,
   };
   // What a stream is for, and where its fields are, found once. -1: the stream has no such field.
   struct Use {
     Purpose purpose = Purpose::none;
     std::array<int, 10> fields = {};
     std::string connector;
-    std::optional<GoodputJudge> judge;
   };
   using Uses = std::map<const StreamSchema*, Use>;
 
@@ -100,13 +85,11 @@ class SampleFeed {
   std::map<const SegmentReader*, Uses> uses_;
   const StreamSchema* latest_stream_ = nullptr;  // Records of a stream come in batches.
   const Use* latest_use_ = nullptr;
-  SloLimits slo_;
   std::map<EngineKey, CacheWindows> windows_;
   std::map<std::string, CacheWindows> server_windows_;
   // Who feeds an engine's windows. They are of one life of the engine: when all are gone and
   // somebody comes, they begin anew.
   std::map<EngineKey, std::set<const SegmentReader*>> feeders_;
-  std::map<EngineKey, Goodput> goodput_;
   std::map<EngineKey, Interval> intervals_;
   std::vector<IterationDetail> iterations_;
   std::uint64_t batches_seen_ = 0;

@@ -165,6 +165,17 @@ struct AlertNote {
   double held_s = 0;  // How long it had held, when it is over.
 };
 
+// What the analyses of one engine say, as an object of JSON.
+struct EngineAnalysis {
+  std::string server;        // Key of the server, and the engine as text, as those of Series.
+  std::string server_label;  // What the `server` label shows; "" for an unnamed server.
+  std::string engine;
+  std::string json;
+};
+
+// What a snapshot is asked to hold.
+enum class SnapshotParts : std::uint8_t { families, analyses_too };
+
 struct Snapshot {
   std::uint64_t pass = 0;             // Counts the aggregator's passes over the bus, from 1.
   double monotonic_s = 0;             // When the pass began, CLOCK_MONOTONIC.
@@ -172,6 +183,7 @@ struct Snapshot {
   std::vector<Family> families;       // Sorted by name.
   std::vector<EngineTotals> engines;  // Sorted by server, then engine.
   std::vector<ServerCaches> caches;   // Sorted by server.
+  std::vector<EngineAnalysis> analyses;  // Filled where somebody asked for them.
   // Filled for the log only: at the end of its interval, and what came since the last snapshot.
   std::vector<IntervalStats> intervals;  // Those with anything to tell, in the order of `engines`.
   std::vector<IterationDetail> iterations;

@@ -5,6 +5,7 @@
 // a fit made when a segment was opened would drift by more than 100 ms an hour.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <rankbus/bus/clock.hpp>
 
@@ -35,6 +36,15 @@ class TickClock {
     const double behind = static_cast<double>(static_cast<std::int64_t>(now_ticks_ - ticks));
     return static_cast<double>(now_ns_) * 1e-9 - behind / ticks_per_second_;
   }
+  // The same in nanoseconds; of a stamp that is one of nanoseconds already, exactly it.
+  std::int64_t nanoseconds(std::uint64_t ticks, bus::ClockSource source) const {
+    if (source != bus::ClockSource::tsc) return static_cast<std::int64_t>(ticks);
+    const double behind = static_cast<double>(static_cast<std::int64_t>(now_ticks_ - ticks));
+    const double at_ns = static_cast<double>(now_ns_) - behind * (1e9 / ticks_per_second_);
+    return static_cast<std::int64_t>(std::clamp(at_ns, -9e18, 9e18));
+  }
+  // CLOCK_MONOTONIC at the latest pair.
+  std::int64_t now_ns() const { return static_cast<std::int64_t>(now_ns_); }
 
  private:
   double ticks_per_second_;

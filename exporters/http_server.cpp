@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <charconv>
@@ -29,6 +30,7 @@ namespace {
 constexpr int kListenBacklog = 128;
 
 constexpr char kPlainType[] = "text/plain; charset=utf-8";
+constexpr char kJsonType[] = "application/json";
 constexpr char kHtmlType[] = "text/html; charset=utf-8";
 constexpr char kIndexPage[] =
     "<!DOCTYPE html>\n"
@@ -37,15 +39,19 @@ constexpr char kIndexPage[] =
     "<ul>\n"
     "<li><a href=\"/metrics\">/metrics</a>: Prometheus text; ?server=NAME and ?engine=N "
     "choose</li>\n"
+    "<li><a href=\"/api/v1/analysis\">/api/v1/analysis</a>: KV blocks, caches and the scheduler "
+    "over "
+    "time, as JSON; ?server=NAME and ?engine=N choose</li>\n"
     "<li><a href=\"/healthz\">/healthz</a>: the process answers</li>\n"
     "<li><a href=\"/readyz\">/readyz</a>: the first pass over the bus is complete</li>\n"
     "</ul>\n"
     "</body></html>\n";
 
-enum class Route : std::uint8_t { none, index, healthz, readyz, metrics };
+enum class Route : std::uint8_t { none, index, healthz, readyz, metrics, analysis };
 
 Route find_route(std::string_view path) {
   if (path == "/metrics") return Route::metrics;
+  if (path == "/api/v1/analysis") return Route::analysis;
   if (path == "/healthz") return Route::healthz;
   if (path == "/readyz") return Route::readyz;
   if (path == "/") return Route::index;
@@ -110,7 +116,7 @@ class QueryParser {
   bool take(std::string_view name, std::string_view value) {
     if (name == "server") return take_server(value);
     if (name == "engine") return take_engine(value);
-    return fail("unknown parameter: /metrics knows server and engine\n");
+    return fail("unknown parameter: server and engine are known\n");
   }
 
   bool take_server(std::string_view value) {
@@ -342,7 +348,8 @@ class HttpServer::Impl {
   static MHD_Result refuse_early(Request& request, std::string_view method) {
     if (request.route == Route::none) {
       return queue(request, plain_answer(MHD_HTTP_NOT_FOUND,
-                                         "no such page: there are /metrics, /healthz, /readyz\n"));
+                                         "no such page: there are /metrics, /api/v1/analysis, "
+                                         "/healthz, /readyz\n"));
     }
     if (method != MHD_HTTP_METHOD_GET && method != MHD_HTTP_METHOD_HEAD) {
       Answer answer = plain_answer(MHD_HTTP_METHOD_NOT_ALLOWED, "only GET and HEAD\n");
@@ -372,7 +379,7 @@ class HttpServer::Impl {
       return queue(request, {MHD_HTTP_OK, make_response(kIndexPage, kHtmlType)});
     }
     if (request.route == Route::healthz) return queue(request, plain_answer(MHD_HTTP_OK, "ok\n"));
-    if (request.route == Route::metrics) {
+    if (request.route == Route::metrics || request.route == Route::analysis) {
       Result<SeriesFilter> filter = QueryParser::parse(request.connection);
       if (!filter) return queue(request, plain_answer(MHD_HTTP_BAD_REQUEST, filter.error()));
       request.filter = std::move(*filter);
@@ -408,7 +415,11 @@ class HttpServer::Impl {
     std::shared_ptr<const Snapshot> snapshot;
     std::string missing = "the first pass over the bus is not complete\n";
     try {
-      snapshot = fresh_snapshot_();
+      const bool wants_analyses = std::any_of(batch.begin(), batch.end(), [](const Request* each) {
+        return each->route == Route::analysis;
+      });
+      snapshot =
+          fresh_snapshot_(wants_analyses ? SnapshotParts::analyses_too : SnapshotParts::families);
     } catch (const std::exception&) {
       missing = "reading the bus failed\n";
     }
@@ -420,6 +431,9 @@ class HttpServer::Impl {
           request->answer = unavailable_answer(missing);
         } else if (request->route == Route::readyz) {
           request->answer = plain_answer(MHD_HTTP_OK, "ready\n");
+        } else if (request->route == Route::analysis) {
+          request->answer = {MHD_HTTP_OK,
+                             make_response(analysis_json(*snapshot, request->filter), kJsonType)};
         } else {
           request->answer = {MHD_HTTP_OK, render_once(*snapshot, request->filter)};
         }
@@ -430,6 +444,21 @@ class HttpServer::Impl {
       MHD_resume_connection(request->connection);
     }
     rendered_.clear();
+  }
+
+  static std::string analysis_json(const Snapshot& snapshot, const SeriesFilter& filter) {
+    std::string text = "{\"engines\":[";
+    bool is_first = true;
+    for (const EngineAnalysis& engine : snapshot.analyses) {
+      const bool is_of_server = !filter.server || *filter.server == engine.server ||
+                                *filter.server == engine.server_label;
+      if (!is_of_server) continue;
+      if (filter.engine && *filter.engine != engine.engine) continue;
+      if (!is_first) text += ',';
+      is_first = false;
+      text += engine.json;
+    }
+    return text + "]}\n";
   }
 
   // Scrapers that wait for the same snapshot with the same filter get one rendering.

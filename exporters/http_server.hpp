@@ -1,6 +1,8 @@
 // exporters/http_server.hpp: serves snapshots over HTTP.
 //
 //   GET /metrics?server=&engine=   Prometheus text, current as of the request
+//   GET /api/v1/analysis?server=&engine=
+//                                  what the analyses say of each engine, as JSON
 //   GET /healthz                   200 while the process answers at all
 //   GET /readyz                    200 once the first pass over the bus is complete
 //   GET /                          a page with links to these
@@ -36,7 +38,7 @@ class HttpServer {
  public:
   // Called on the server's own thread, never by two threads at once. May wait, for a bounded time.
   // Null, or an exception, becomes a 503 with a reason.
-  using FreshSnapshot = std::function<std::shared_ptr<const Snapshot>()>;
+  using FreshSnapshot = std::function<std::shared_ptr<const Snapshot>(SnapshotParts)>;
 
   static Result<std::unique_ptr<HttpServer>> start(const ListenAddress& address,
                                                    FreshSnapshot fresh_snapshot,

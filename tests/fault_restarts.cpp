@@ -211,10 +211,10 @@ TEST_F(Restarts, UnderARunningAggregator_ItsLastSnapshotHasEveryToken) {
   for (std::uint64_t round = 0; round < scaled(60); ++round) {
     restart(static_cast<std::uint32_t>(dice.below(kRanks)), dice);
     if (!dice.one_in(4)) continue;
-    ASSERT_TRUE(aggregator.fresh(60));
+    ASSERT_TRUE(aggregator.fresh(rankbus::SnapshotParts::families, 60));
   }
   for (std::uint32_t rank = 0; rank < kRanks; ++rank) stop(rank);
-  const auto snapshot = aggregator.fresh(60);
+  const auto snapshot = aggregator.fresh(rankbus::SnapshotParts::families, 60);
   ASSERT_TRUE(snapshot);
   EXPECT_TRUE(snapshot->complete);
   const auto total = [&](const std::string& name) -> std::uint64_t {

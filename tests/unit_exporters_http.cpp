@@ -129,9 +129,12 @@ std::shared_ptr<const Snapshot> shared(Snapshot shown) {
   return std::make_shared<const Snapshot>(std::move(shown));
 }
 
-std::unique_ptr<HttpServer> start(HttpServer::FreshSnapshot fresh, const HttpLimits& limits = {}) {
+using Fresh = std::function<std::shared_ptr<const Snapshot>()>;
+
+std::unique_ptr<HttpServer> start(Fresh fresh, const HttpLimits& limits = {}) {
   const auto address = parse_listen_address("127.0.0.1:0");
-  auto started = HttpServer::start(address.value(), std::move(fresh), limits);
+  auto started = HttpServer::start(
+      address.value(), [fresh = std::move(fresh)](SnapshotParts) { return fresh(); }, limits);
   if (!started) throw std::runtime_error(started.error());
   return std::move(*started);
 }
@@ -260,6 +263,36 @@ TEST(HttpServer, IncompleteSnapshot_Is503UntilComplete) {
   is_complete = true;
   EXPECT_EQ(fetch(*server, "GET /metrics").status, 200);
   EXPECT_EQ(fetch(*server, "GET /readyz").status, 200);
+}
+
+TEST(HttpServer, Analysis_IsJsonOfTheEnginesThatWereAskedFor) {
+  Snapshot shown;
+  shown.complete = true;
+  shown.analyses = {{"key of a", "a", "0", R"({"engine":0,"server":"a"})"},
+                    {"key of b", "b", "0", R"({"engine":0,"server":"b"})"},
+                    {"key of b", "b", "1", R"({"engine":1,"server":"b"})"}};
+  std::vector<SnapshotParts> asked;
+  auto address = parse_listen_address("127.0.0.1:0");
+  auto server = HttpServer::start(*address, [&](SnapshotParts parts) {
+    asked.push_back(parts);
+    return shared(shown);
+  });
+  ASSERT_TRUE(server);
+  const Reply all = fetch(**server, "GET /api/v1/analysis");
+  EXPECT_EQ(all.status, 200);
+  EXPECT_EQ(all.headers.at("content-type"), "application/json");
+  EXPECT_EQ(all.body, R"({"engines":[{"engine":0,"server":"a"},{"engine":0,"server":"b"},)"
+                      R"({"engine":1,"server":"b"}]})"
+                      "\n");
+  EXPECT_EQ(fetch(**server, "GET /api/v1/analysis?server=b&engine=1").body,
+            R"({"engines":[{"engine":1,"server":"b"}]})"
+            "\n");
+  EXPECT_EQ(fetch(**server, "GET /api/v1/analysis?server=c").body, "{\"engines\":[]}\n");
+  EXPECT_EQ(fetch(**server, "GET /api/v1/analysis?engine=x").status, 400);
+  EXPECT_EQ(fetch(**server, "GET /metrics").status, 200);
+  // Nobody who only scrapes pays for them.
+  EXPECT_EQ(asked, (std::vector{SnapshotParts::analyses_too, SnapshotParts::analyses_too,
+                                SnapshotParts::analyses_too, SnapshotParts::families}));
 }
 
 TEST(HttpServer, MissingSnapshot_Is503) {
@@ -475,7 +508,7 @@ TEST(HttpServer, FullConnectionTable_ServesTheNextWhenOneLeaves) {
 
 TEST(HttpServer, PortInUse_IsAnErrorThatSaysSo) {
   const auto server = start_with(mixed_snapshot());
-  const auto second = HttpServer::start(server->address(), [] { return nullptr; });
+  const auto second = HttpServer::start(server->address(), [](SnapshotParts) { return nullptr; });
   ASSERT_FALSE(second);
   EXPECT_EQ(second.error().find("cannot listen on " + server->address().text() +
                                 ": Address already in use; another process has this port"),
@@ -487,7 +520,7 @@ TEST(HttpServer, PortInUse_IsAnErrorThatSaysSo) {
 TEST(HttpServer, ForeignAddress_IsAnError) {
   const auto address = parse_listen_address("192.0.2.1:0");  // Reserved for documentation.
   ASSERT_TRUE(address);
-  const auto server = HttpServer::start(address.value(), [] { return nullptr; });
+  const auto server = HttpServer::start(address.value(), [](SnapshotParts) { return nullptr; });
   ASSERT_FALSE(server);
   EXPECT_NE(server.error().find("no interface of this machine has this address"),
             std::string::npos);
@@ -497,7 +530,7 @@ TEST(HttpServer, Ipv6Loopback_IsListenedOn) {
   auto address = parse_listen_address("[::1]:0");
   ASSERT_TRUE(address);
   auto shown = shared(mixed_snapshot());
-  auto server = HttpServer::start(*address, [shown] { return shown; });
+  auto server = HttpServer::start(*address, [shown](SnapshotParts) { return shown; });
   if (!server) GTEST_SKIP() << "skipped: no IPv6 loopback here: " << server.error();
   EXPECT_EQ((*server)->address().text(), "[::1]:" + std::to_string((*server)->port()));
   EXPECT_NE((*server)->port(), 0);
@@ -547,7 +580,7 @@ TEST(HttpServer, StoppedServer_LeavesPortAndDescriptors) {
   const std::size_t before = open_descriptors();
   for (int i = 0; i < 5; ++i) {
     auto shown = shared(mixed_snapshot());
-    auto again = HttpServer::start(address, [shown] { return shown; });
+    auto again = HttpServer::start(address, [shown](SnapshotParts) { return shown; });
     ASSERT_TRUE(again) << again.error();
     EXPECT_EQ(fetch(**again, "GET /metrics").status, 200);
   }

@@ -60,6 +60,11 @@ Result<BlockResidency> BlockResidency::create(const ResidencyConfig& config) {
 void BlockResidency::on_allocated(std::uint64_t stream, std::uint64_t block_id,
                                   std::int64_t now_ns) {
   add_saturating(total_allocations_, 1);
+  follow_allocated(stream, block_id, now_ns);
+}
+
+void BlockResidency::follow_allocated(std::uint64_t stream, std::uint64_t block_id,
+                                      std::int64_t now_ns) {
   if (!should_sample(block_id)) return;
   const Key key(stream, block_id);
   if (const auto at = followed_.find(key); at != followed_.end()) {
@@ -75,6 +80,11 @@ void BlockResidency::on_allocated(std::uint64_t stream, std::uint64_t block_id,
 void BlockResidency::on_accessed(std::uint64_t stream, std::uint64_t block_id,
                                  std::int64_t now_ns) {
   add_saturating(total_accesses_, 1);
+  follow_accessed(stream, block_id, now_ns);
+}
+
+void BlockResidency::follow_accessed(std::uint64_t stream, std::uint64_t block_id,
+                                     std::int64_t now_ns) {
   if (!should_sample(block_id)) return;
   const auto at = followed_.find(Key(stream, block_id));
   if (at != followed_.end()) at->second.record_access(now_ns, config_.enable_detailed);
@@ -83,6 +93,11 @@ void BlockResidency::on_accessed(std::uint64_t stream, std::uint64_t block_id,
 void BlockResidency::on_evicted_untrusted(std::uint64_t stream, std::uint64_t block_id, Instant now,
                                           std::string_view reason) {
   add_saturating(total_evictions_, 1);
+  follow_evicted_untrusted(stream, block_id, now, reason);
+}
+
+void BlockResidency::follow_evicted_untrusted(std::uint64_t stream, std::uint64_t block_id,
+                                              Instant now, std::string_view reason) {
   if (!should_sample(block_id)) return;
   sampled_evictions_.add(block_id);
   const auto at = followed_.find(Key(stream, block_id));
@@ -115,12 +130,20 @@ void BlockResidency::count_unsampled(std::uint64_t allocations, std::uint64_t ac
 }
 
 void BlockResidency::forget(std::uint64_t stream) {
+  add_saturating(health_.forgotten_blocks, drop_followed(stream));
+  add_saturating(health_.losses, 1);
+}
+
+void BlockResidency::end(std::uint64_t stream) {
+  drop_followed(stream);
+}
+
+std::uint64_t BlockResidency::drop_followed(std::uint64_t stream) {
   const auto first = followed_.lower_bound(Key(stream, 0));
   const auto last = followed_.upper_bound(Key(stream, std::numeric_limits<std::uint64_t>::max()));
-  const auto forgotten = static_cast<std::uint64_t>(std::distance(first, last));
+  const auto dropped = static_cast<std::uint64_t>(std::distance(first, last));
   followed_.erase(first, last);
-  add_saturating(health_.forgotten_blocks, forgotten);
-  add_saturating(health_.losses, 1);
+  return dropped;
 }
 
 const BlockLife* BlockResidency::followed(std::uint64_t stream, std::uint64_t block_id) const {

@@ -70,10 +70,18 @@ class BlockResidency {
   void on_accessed(std::uint64_t stream, std::uint64_t block_id, std::int64_t now_ns);
   void on_evicted_untrusted(std::uint64_t stream, std::uint64_t block_id, Instant now,
                             std::string_view reason = "capacity");
-  // Many calls at a time, of blocks that should_sample() refuses: they are in the totals alone.
+  // The same calls for callers who count by themselves: the totals stay as they are.
+  void follow_allocated(std::uint64_t stream, std::uint64_t block_id, std::int64_t now_ns);
+  void follow_accessed(std::uint64_t stream, std::uint64_t block_id, std::int64_t now_ns);
+  void follow_evicted_untrusted(std::uint64_t stream, std::uint64_t block_id, Instant now,
+                                std::string_view reason = "capacity");
+  // Many blocks at a time, in the totals alone: those that nobody follows, or that are told by
+  // follow_ besides.
   void count_unsampled(std::uint64_t allocations, std::uint64_t accesses, std::uint64_t evictions);
   // Records of the stream were lost.
   void forget(std::uint64_t stream);
+  // The stream has ended, and its blocks with it: nobody evicted them.
+  void end(std::uint64_t stream);
 
   const ResidencyConfig& config() const { return config_; }
   // Of every block, followed or not.
@@ -125,6 +133,7 @@ class BlockResidency {
  private:
   using Key = std::pair<std::uint64_t, std::uint64_t>;  // Stream, block.
 
+  std::uint64_t drop_followed(std::uint64_t stream);
   // Returns the place, or none if the eviction is older than all of a full history.
   std::optional<std::size_t> remember(BlockEviction eviction);
   void judge(std::size_t at);

@@ -133,7 +133,13 @@ class CacheMetrics {
     add_to(lifetime_);
     if (CacheActivity* slot = slot_at(now_ns)) add_to(*slot);
   }
-  void set_capacity(std::uint64_t bytes) { own_capacity_bytes_ = bytes; }
+  void set_capacity(std::optional<std::uint64_t> bytes) { own_capacity_bytes_ = bytes; }
+  // The size as somebody knows it who missed no write and no eviction; from then on it stands for
+  // the difference of those that were observed.
+  void set_size(std::uint64_t bytes) {
+    told_size_bytes_ = bytes;
+    own_peak_bytes_ = std::max(own_peak_bytes_, bytes);
+  }
 
   HitCounts hit_counts() const { return {lifetime_.hits, lifetime_.misses, lifetime_.hit_rate()}; }
   double total_hit_rate() const { return lifetime_.hit_rate(); }
@@ -165,6 +171,7 @@ class CacheMetrics {
   }
 
   std::uint64_t current_size_bytes() const {
+    if (told_size_bytes_) return *told_size_bytes_;
     const std::uint64_t freed = lifetime_.freed_bytes;
     return lifetime_.written_bytes > freed ? lifetime_.written_bytes - freed : 0;
   }
@@ -198,8 +205,8 @@ class CacheMetrics {
   template <class Archive>
   void serialize(Archive& archive) {
     archive(options_, lifetime_, window_, eviction_rates_, forecast_, own_peak_bytes_,
-            own_capacity_bytes_, other_parts_, other_capacities_, other_capacity_bytes_,
-            size_inconsistencies_, late_events_, began_ns_, was_observed_);
+            own_capacity_bytes_, told_size_bytes_, other_parts_, other_capacities_,
+            other_capacity_bytes_, size_inconsistencies_, late_events_, began_ns_, was_observed_);
   }
 
  private:
@@ -224,6 +231,7 @@ class CacheMetrics {
   RateForecast forecast_;
   std::uint64_t own_peak_bytes_ = 0;
   std::optional<std::uint64_t> own_capacity_bytes_;
+  std::optional<std::uint64_t> told_size_bytes_;
   std::uint64_t other_parts_ = 0;       // Merged into this one.
   std::uint64_t other_capacities_ = 0;  // Of those that knew theirs.
   std::uint64_t other_capacity_bytes_ = 0;

@@ -122,6 +122,11 @@ void CacheMetrics::aggregate(const CacheMetrics& other) {
       other.other_capacities_ + (other.own_capacity_bytes_ ? 1 : 0);
   std::uint64_t their_capacity_bytes = other.other_capacity_bytes_;
   add_saturating(their_capacity_bytes, other.own_capacity_bytes_.value_or(0));
+  if (told_size_bytes_ || other.told_size_bytes_) {
+    std::uint64_t size = current_size_bytes();
+    add_saturating(size, other.current_size_bytes());
+    told_size_bytes_ = size;
+  }
   // What both were seen to have; the sum of both is looked at when it is asked for.
   own_peak_bytes_ = std::max(own_peak_bytes_, other.own_peak_bytes_);
   lifetime_.aggregate(other.lifetime_);

@@ -175,6 +175,18 @@ class PrefixCacheMetrics {
     prefixes_.observe_miss(now_ns, length);
     return cache_.observe_miss(now_ns, bytes, latency_ns);
   }
+  // A lookup of many blocks of one prefix, which counts once among prefixes: as a hit if any block
+  // of it was found.
+  void observe_blocks(const CacheEvent& hits, const CacheEvent& misses, std::uint64_t prefix,
+                      std::uint64_t length) {
+    if (hits.times > 0) {
+      prefixes_.observe_hit(hits.time_ns, prefix, length);
+    } else {
+      prefixes_.observe_miss(misses.time_ns, length);
+    }
+    cache_.observe(hits);
+    cache_.observe(misses);
+  }
   void observe_preemption(std::int64_t now_ns, std::uint64_t num_blocks,
                           std::uint64_t bytes_freed = 0) {
     cache_.observe_eviction(now_ns, num_blocks, CacheEvictionReason::preemption, bytes_freed);

@@ -70,6 +70,17 @@ void SpecDecodingStats::observe_draft(std::uint64_t num_draft_tokens,
   }
 }
 
+void SpecDecodingStats::observe_drafts(std::uint64_t num_drafts, std::uint64_t num_draft_tokens,
+                                       std::uint64_t num_accepted_tokens,
+                                       std::span<const std::uint64_t> accepted_per_position) {
+  add_saturating(num_drafts_, num_drafts);
+  add_saturating(num_draft_tokens_, num_draft_tokens);
+  add_saturating(num_accepted_tokens_, num_accepted_tokens);
+  const std::size_t positions = std::min(per_position_.size(), accepted_per_position.size());
+  for (std::size_t i = 0; i < positions; ++i)
+    add_saturating(per_position_[i], accepted_per_position[i]);
+}
+
 double SpecDecodingStats::acceptance_rate() const {
   return ratio(as_double(num_accepted_tokens_), as_double(num_draft_tokens_));
 }

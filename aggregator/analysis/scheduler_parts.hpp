@@ -77,6 +77,11 @@ class SpecDecodingStats {
   void observe_draft(std::uint64_t num_draft_tokens, std::uint64_t num_accepted_tokens,
                      std::span<const std::int64_t> accepted_positions = {});
 
+  // Many drafts at a time, with how often each position was accepted.
+  void observe_drafts(std::uint64_t num_drafts, std::uint64_t num_draft_tokens,
+                      std::uint64_t num_accepted_tokens,
+                      std::span<const std::uint64_t> accepted_per_position);
+
   std::uint32_t num_spec_tokens() const { return static_cast<std::uint32_t>(per_position_.size()); }
   std::uint64_t num_drafts() const { return num_drafts_; }
   std::uint64_t num_draft_tokens() const { return num_draft_tokens_; }

@@ -1,0 +1,576 @@
+// Goal:   what records on a bus say of KV blocks, caches and promises comes out of the analyses as
+// it
+//         went in, whatever was lost, died, or was dealt out over ranks; and each answer says of
+//         how many records it was made.
+// Method: real producers on the virtual clock, so that every expected number is worked by hand; the
+//         answers are read where users read them, as families and as JSON.
+#include <nlohmann/json.hpp>
+#include <rankbus/aggregator/aggregator.hpp>
+#include <rankbus/aggregator/analysis_outputs.hpp>
+
+#include "bus_fixture.hpp"
+
+namespace bus_test {
+namespace {
+
+using nlohmann::json;
+using rankbus::AnalysisOptions;
+using rankbus::CacheEvictionCause;
+using rankbus::Family;
+using rankbus::FinishedRequest;
+using rankbus::KvBlockChange;
+using rankbus::KvBlockOperation;
+using rankbus::Labels;
+using rankbus::OpenOptions;
+using rankbus::Producer;
+
+constexpr std::uint64_t kSecond = 1'000'000'000;
+
+// A scheduler with all records of caches, on the virtual clock.
+Producer open_scheduler(const std::string& bus, std::uint32_t rank = 0, std::uint64_t bytes = 0) {
+  OpenOptions options = options_for(bus, rankbus::Role::other);
+  options.rank = rank;
+  options.clock = rankbus::ClockDomain::virtual_time;
+  options.segment_bytes = bytes;
+  options.records[0] = rankbus::record_type<rankbus::KvBlockOperations>();
+  options.records[1] = rankbus::record_type<rankbus::CacheLookup>();
+  options.records[2] = rankbus::record_type<rankbus::CacheStorage>();
+  options.records[3] = rankbus::record_type<rankbus::CacheEviction>();
+  options.records[4] = rankbus::record_type<FinishedRequest>();
+  options.records[5] = rankbus::record_type<rankbus::SchedulerStep>();
+  options.records[6] = rankbus::record_type<rankbus::StepPhases>();
+  options.records[7] = rankbus::record_type<rankbus::LoraRequests>();
+  options.records[8] = rankbus::record_type<rankbus::RequestKvEviction>();
+  options.records[9] = rankbus::record_type<rankbus::CudaGraph>();
+  options.records[10] = rankbus::record_type<rankbus::SpecDecoding>();
+  options.num_speculative_tokens = 3;
+  Producer producer = Producer::open(options);
+  if (producer.inert()) ADD_FAILURE() << producer.reason();
+  return producer;
+}
+
+class Reader {
+ public:
+  explicit Reader(const std::string& bus, const AnalysisOptions& options = {}, bool observe = false)
+      : bus_(open_bus(bus, observe)), feeds_(options) {
+    clock_.update();
+  }
+  void pass() {
+    clock_.update();
+    feeds_.pass(*bus_, clock_, now_s(), true);
+    feeds_.samples.forget_dead(*bus_);
+    feeds_.analysis.forget_dead(*bus_);
+  }
+  json analysis() {
+    pass();
+    const auto all = feeds_.analysis.analyses();
+    if (all.size() != 1) {
+      ADD_FAILURE() << all.size() << " engines";
+      return {};
+    }
+    return json::parse(all.front().json);
+  }
+  std::vector<Family> families() {
+    pass();
+    return rankbus::make_snapshot(*bus_, feeds_, clock_, now_s(), {}).families;
+  }
+  // NaN if there is no such series.
+  double value(const std::string& family, const Labels& labels = {}) {
+    for (const Family& each : families()) {
+      if (each.name != family) continue;
+      for (const rankbus::Series& series : each.series) {
+        const bool has_all = std::all_of(labels.begin(), labels.end(), [&](const auto& label) {
+          return std::find(series.labels.begin(), series.labels.end(), label) !=
+                 series.labels.end();
+        });
+        if (has_all) return rankbus::as_double(std::get<rankbus::Number>(series.value));
+      }
+    }
+    return std::numeric_limits<double>::quiet_NaN();
+  }
+  rankbus::AlertBoard alerts() {
+    pass();
+    rankbus::AlertBoard board;
+    board.begin(now_s());
+    feeds_.analysis.raise_alerts(board);
+    board.end();
+    return board;
+  }
+
+ private:
+  std::unique_ptr<rankbus::BusReader> bus_;
+  rankbus::TickClock clock_;
+  rankbus::Feeds feeds_;
+};
+
+void record_blocks(Producer& producer, KvBlockOperation operation,
+                   const std::vector<std::uint64_t>& ids, std::uint64_t stamp, double rate = 1,
+                   const char* reason = "capacity") {
+  KvBlockChange change;
+  change.operation = operation;
+  change.sample_rate = rate;
+  change.reason = operation == KvBlockOperation::evict ? producer.intern(reason) : std::uint16_t{0};
+  change.stamp = stamp;
+  rankbus::record_kv_blocks(producer, change, ids.data(), ids.size());
+}
+
+void record_lookup(Producer& producer, const char* level, std::uint64_t stamp, std::uint64_t hits,
+                   std::uint64_t misses, std::uint64_t prefix = 0, std::uint64_t length = 0) {
+  rankbus::CacheLookup lookup;
+  lookup.stamp = stamp;
+  lookup.level = producer.intern(level);
+  lookup.hits = hits;
+  lookup.misses = misses;
+  lookup.prefix_hash = prefix;
+  lookup.prefix_length = length;
+  producer.record(lookup);
+}
+
+void record_storage(Producer& producer, const char* level, std::uint64_t stamp, std::uint64_t bytes,
+                    std::uint64_t capacity = rankbus::absent<std::uint64_t>()) {
+  rankbus::CacheStorage storage;
+  storage.stamp = stamp;
+  storage.level = producer.intern(level);
+  storage.written_bytes = bytes;
+  storage.capacity_bytes = capacity;
+  producer.record(storage);
+}
+
+void record_cache_eviction(Producer& producer, const char* level, std::uint64_t stamp,
+                           std::uint64_t bytes) {
+  rankbus::CacheEviction eviction;
+  eviction.stamp = stamp;
+  eviction.level = producer.intern(level);
+  eviction.reason = CacheEvictionCause::memory_pressure;
+  eviction.num_blocks = 1;
+  eviction.freed_bytes = bytes;
+  producer.record(eviction);
+}
+
+TEST(AnalysisFeed, BlockLives_AreThoseThatWereRecorded) {
+  const Folder folder;
+  Producer scheduler = open_scheduler(folder.bus());
+  Reader reader(folder.bus());
+  record_blocks(scheduler, KvBlockOperation::allocate, {1, 2, 3}, 10 * kSecond);
+  record_blocks(scheduler, KvBlockOperation::access, {1, 1, 3}, 11 * kSecond);
+  record_blocks(scheduler, KvBlockOperation::access, {1}, 14 * kSecond);
+  record_blocks(scheduler, KvBlockOperation::evict, {1, 2}, 16 * kSecond, 1, "timeout");
+  const json blocks = reader.analysis()["kv_blocks"];
+  EXPECT_EQ(blocks["counters"]["total_allocations"], 3);
+  EXPECT_EQ(blocks["counters"]["total_accesses"], 4);
+  EXPECT_EQ(blocks["counters"]["total_evictions"], 2);
+  EXPECT_EQ(blocks["summary"]["total_evictions"], 2);
+  EXPECT_DOUBLE_EQ(blocks["summary"]["avg_lifetime_seconds"], 6);
+  EXPECT_DOUBLE_EQ(blocks["summary"]["avg_idle_seconds"], (2.0 + 6.0) / 2);
+  EXPECT_DOUBLE_EQ(blocks["summary"]["avg_access_count"], 1.5);
+  EXPECT_DOUBLE_EQ(blocks["summary"]["avg_reuse_gap_seconds"], 1.5);  // 0 s and 3 s.
+  EXPECT_DOUBLE_EQ(reader.value("rankbus_kv_block_recent_lifetime_seconds", {{"stat", "p50"}}), 6);
+  EXPECT_EQ(reader.value("rankbus_kv_blocks_followed"), 1);
+  // Exact, from totals, with the words of the record.
+  EXPECT_EQ(reader.value("rankbus_kv_block_operations_total", {{"operation", "access"}}), 4);
+  EXPECT_EQ(reader.value("rankbus_kv_block_evictions_total", {{"reason", "timeout"}}), 2);
+}
+
+// Many blocks make several records; all are counted, and those of the sample are followed.
+TEST(AnalysisFeed, ManyBlocks_AreCountedAndSampledById) {
+  const Folder folder;
+  Producer scheduler = open_scheduler(folder.bus());
+  Reader reader(folder.bus());
+  std::vector<std::uint64_t> ids(10'000);
+  std::uint64_t sampled = 0;
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    ids[i] = 7 * i;
+    sampled += rankbus::is_sampled(ids[i], 0.1) ? 1 : 0;
+  }
+  record_blocks(scheduler, KvBlockOperation::allocate, ids, kSecond, 0.1);
+  const json analysis = reader.analysis();
+  EXPECT_EQ(analysis["kv_blocks"]["counters"]["total_allocations"], 10'000);
+  EXPECT_EQ(analysis["kv_blocks"]["summary"]["total_blocks_sampled"], sampled);
+  EXPECT_EQ(analysis["kv_blocks"]["sample_rate"], 0.1);
+  EXPECT_NEAR(analysis["kv_blocks"]["estimates"]["live_blocks"]["value"], 10'000, 1'000);
+  EXPECT_EQ(reader.value("rankbus_kv_block_operations_total", {{"operation", "allocate"}}), 10'000);
+}
+
+// An eviction that nobody read must not make a block live on until its id comes again.
+TEST(AnalysisFeed, AfterALoss_BlocksAreForgottenAndCoverageSaysSo) {
+  const Folder folder;
+  Producer scheduler = open_scheduler(folder.bus(), 0, 65'536);
+  Reader reader(folder.bus());
+  record_blocks(scheduler, KvBlockOperation::allocate, {1, 2}, kSecond);
+  EXPECT_EQ(reader.analysis()["kv_blocks"]["summary"]["total_blocks_sampled"], 2);
+  record_blocks(scheduler, KvBlockOperation::evict, {1}, 2 * kSecond);
+  for (std::uint64_t i = 0; i < 10'000; ++i)
+    record_blocks(scheduler, KvBlockOperation::access, {9}, 2 * kSecond + i);
+  record_blocks(scheduler, KvBlockOperation::evict, {1, 2}, 100 * kSecond);
+  const json analysis = reader.analysis();
+  EXPECT_EQ(analysis["kv_blocks"]["summary"]["total_evictions"], 0);
+  EXPECT_EQ(analysis["kv_blocks"]["sample"]["forgotten_blocks"], 2);
+  EXPECT_EQ(analysis["kv_blocks"]["sample"]["losses"], 1);
+  const json& source = analysis["sources"]["kv_block_operations"];
+  EXPECT_EQ(source["read"].get<std::uint64_t>() + source["lost"].get<std::uint64_t>(), 10'003);
+  EXPECT_GT(source["lost"].get<std::uint64_t>(), 0);
+  EXPECT_LT(source["coverage"].get<double>(), 1);
+  // The totals miss nothing.
+  EXPECT_EQ(reader.value("rankbus_kv_block_operations_total", {{"operation", "access"}}), 10'000);
+  EXPECT_EQ(reader.value("rankbus_kv_block_operations_total", {{"operation", "evict"}}), 3);
+}
+
+TEST(AnalysisFeed, BlocksOfADeadProcess_AreNotFollowedOn) {
+  const Folder folder;
+  Reader reader(folder.bus());
+  {
+    Producer first = open_scheduler(folder.bus());
+    record_blocks(first, KvBlockOperation::allocate, {1}, kSecond);
+    EXPECT_EQ(reader.analysis()["kv_blocks"]["summary"]["total_blocks_sampled"], 1);
+  }
+  Producer second = open_scheduler(folder.bus());
+  record_blocks(second, KvBlockOperation::evict, {1}, 50 * kSecond);
+  reader.pass();
+  const json blocks = reader.analysis()["kv_blocks"];
+  EXPECT_EQ(blocks["summary"]["total_evictions"], 0);
+  EXPECT_EQ(blocks["sample"]["unmatched_evictions"], 1);
+  EXPECT_EQ(blocks["sample"]["losses"], 0);
+  EXPECT_EQ(blocks["summary"]["total_blocks_sampled"], 0);
+}
+
+// Two rates are two samples, whose mixture stands for nothing.
+TEST(AnalysisFeed, ASecondSampleRate_IsRefusedAndCounted) {
+  const Folder folder;
+  Reader reader(folder.bus());
+  {
+    Producer first = open_scheduler(folder.bus(), 0);
+    Producer second = open_scheduler(folder.bus(), 1);
+    record_blocks(first, KvBlockOperation::allocate, {1}, kSecond, 1);
+    record_blocks(second, KvBlockOperation::allocate, {2}, 2 * kSecond, 0.5);
+    record_blocks(second, KvBlockOperation::allocate, {3}, 2 * kSecond, -1);
+    const json blocks = reader.analysis()["kv_blocks"];
+    EXPECT_EQ(blocks["refused_records"], 2);
+    EXPECT_EQ(blocks["sample_rate"], 1);
+  }
+  // Once nobody uses the first any more, another may come.
+  reader.pass();
+  Producer third = open_scheduler(folder.bus(), 0);
+  record_blocks(third, KvBlockOperation::allocate, {4}, 3 * kSecond, 0.25);
+  EXPECT_EQ(reader.analysis()["kv_blocks"]["sample_rate"], 0.25);
+}
+
+TEST(AnalysisFeed, Caches_ByLevel) {
+  const Folder folder;
+  Producer scheduler = open_scheduler(folder.bus());
+  Reader reader(folder.bus());
+  record_lookup(scheduler, "prefix", 100 * kSecond, 3, 1, 0xABC, 64);
+  record_lookup(scheduler, "prefix", 101 * kSecond, 1, 0, 0xABC, 32);
+  record_lookup(scheduler, "prefix", 102 * kSecond, 0, 5, 0, 96);
+  record_lookup(scheduler, "my tier", 103 * kSecond, 1, 1);
+  record_storage(scheduler, "kv", 103 * kSecond, 1000, 4000);
+  record_storage(scheduler, "kv", 104 * kSecond, 500);
+  record_cache_eviction(scheduler, "kv", 105 * kSecond, 300);
+  const json caches = reader.analysis()["caches"];
+  const json& prefix = caches["levels"]["prefix"];
+  EXPECT_EQ(prefix["cache_stats"]["total_hits"], 4);
+  EXPECT_EQ(prefix["cache_stats"]["total_misses"], 6);
+  EXPECT_DOUBLE_EQ(prefix["window_stats"]["hit_rate"], 0.4);
+  EXPECT_DOUBLE_EQ(caches["combined_hit_rate"], 5.0 / 12);
+  EXPECT_DOUBLE_EQ(caches["prefixes"]["distinct_prefixes"], 1);
+  EXPECT_EQ(caches["prefixes"]["most_shared"][0]["prefix"], std::to_string(0xABC));
+  EXPECT_EQ(caches["prefixes"]["most_shared"][0]["hits_at_least"], 2);
+  EXPECT_EQ(caches["levels"]["kv"]["cache_stats"]["current_size_bytes"], 1200);
+  EXPECT_EQ(caches["levels"]["kv"]["cache_stats"]["peak_size_bytes"], 1500);
+  EXPECT_EQ(caches["levels"]["kv"]["cache_stats"]["capacity_bytes"], 4000);
+  EXPECT_EQ(caches["levels"]["kv"]["eviction_breakdown"]["memory_pressure"], 1);
+  EXPECT_DOUBLE_EQ(reader.value("rankbus_cache_window_hit_ratio", {{"level", "my tier"}}), 0.5);
+  EXPECT_DOUBLE_EQ(reader.value("rankbus_prefix_sharing_factor"), 2);
+  EXPECT_DOUBLE_EQ(reader.value("rankbus_prefix_length_tokens", {{"stat", "mean"}}), 64);
+  EXPECT_EQ(reader.value("rankbus_cache_size_bytes", {{"level", "kv"}}), 1200);
+  EXPECT_EQ(reader.value("rankbus_cache_capacity_bytes", {{"level", "kv"}}), 4000);
+  EXPECT_EQ(reader.value("rankbus_cache_hits_total", {{"level", "prefix"}}), 4);
+}
+
+// A window is of the records' own time: old events leave it when newer ones come.
+TEST(AnalysisFeed, WindowsEndByTheRecordsTime) {
+  const Folder folder;
+  Producer scheduler = open_scheduler(folder.bus());
+  Reader reader(folder.bus());
+  record_lookup(scheduler, "kv", 100 * kSecond, 1, 0);
+  EXPECT_EQ(reader.value("rankbus_cache_window_lookups", {{"level", "kv"}}), 1);
+  record_lookup(scheduler, "kv", 170 * kSecond, 0, 1);
+  EXPECT_EQ(reader.value("rankbus_cache_window_lookups", {{"level", "kv"}}), 1);
+  EXPECT_EQ(reader.value("rankbus_cache_window_hit_ratio", {{"level", "kv"}}), 0);
+  EXPECT_EQ(reader.value("rankbus_cache_hits_total", {{"level", "kv"}}), 1);
+}
+
+// What a cache holds is known from totals, so neither a loss nor a late start bends it.
+TEST(AnalysisFeed, SizesAreExact_AfterLossesAndDeaths) {
+  const Folder folder;
+  Producer first = open_scheduler(folder.bus(), 0, 65'536);
+  const auto write_many = [](Producer& producer) {
+    for (std::uint64_t i = 0; i < 20'000; ++i) {
+      record_storage(producer, "kv", kSecond + i, 10, 1'000'000);
+      if (i % 2 == 0) record_cache_eviction(producer, "kv", kSecond + i, 5);
+    }
+  };
+  write_many(first);  // Nobody reads yet.
+  Reader reader(folder.bus());
+  EXPECT_EQ(reader.value("rankbus_cache_size_bytes", {{"level", "kv"}}), 150'000);
+  write_many(first);
+  EXPECT_EQ(reader.value("rankbus_cache_size_bytes", {{"level", "kv"}}), 300'000);
+  {
+    Producer second = open_scheduler(folder.bus(), 1, 65'536);
+    record_storage(second, "kv", 2 * kSecond, 77, 23);
+    EXPECT_EQ(reader.value("rankbus_cache_size_bytes", {{"level", "kv"}}), 300'077);
+    EXPECT_EQ(reader.analysis()["caches"]["levels"]["kv"]["cache_stats"]["capacity_bytes"],
+              1'000'023);
+  }
+  reader.pass();
+  EXPECT_EQ(reader.value("rankbus_cache_size_bytes", {{"level", "kv"}}), 300'000);
+  EXPECT_EQ(reader.analysis()["caches"]["levels"]["kv"]["cache_stats"]["capacity_bytes"],
+            1'000'000);
+}
+
+// One sequence of events, dealt out over one to four ranks: the answers are the same.
+TEST(AnalysisFeed, AnySplitOverRanks_SaysTheSame) {
+  Dice dice(test_seed());
+  for (std::uint64_t round = 0; round < scaled(5); ++round) {
+    const std::uint64_t seed = dice.next();
+    json answers[2];
+    for (const std::uint32_t ranks : {1u, 4u}) {
+      const Folder folder;
+      Reader reader(folder.bus());
+      std::vector<Producer> producers;
+      for (std::uint32_t rank = 0; rank < ranks; ++rank)
+        producers.push_back(open_scheduler(folder.bus(), rank, 1 << 21));
+      Dice events(seed);
+      Dice deal(seed + 1);
+      Dice passes(ranks);
+      std::vector<std::size_t> owner_of_block(500);
+      for (std::size_t& owner : owner_of_block) owner = deal.below(ranks);
+      for (std::uint64_t i = 0; i < 3'000; ++i) {
+        const std::uint64_t stamp = i * 50'000'000;
+        const std::uint64_t block = events.below(500);
+        // A block is one rank's from its allocation to its eviction.
+        Producer& owner = producers[owner_of_block[block]];
+        Producer& any = producers[deal.below(ranks)];
+        const auto operation = static_cast<KvBlockOperation>(1 + events.below(3));
+        record_blocks(owner, operation, {block}, stamp);
+        record_lookup(any, "prefix", stamp, events.below(3), events.below(3), 1 + events.below(40),
+                      16 * (1 + events.below(100)));
+        record_storage(any, "kv", stamp, events.below(1000));
+        if (passes.below(50) == 0) reader.pass();
+      }
+      json answer = reader.analysis();
+      EXPECT_EQ(answer["sources"]["kv_block_operations"]["lost"], 0);
+      // Which of two alerts of one moment was raised depends on who was read first, and peaks are
+      // of moments between passes.
+      json& blocks = answer["kv_blocks"];
+      for (const char* key : {"alerts", "alerts_suppressed", "alerts_dropped"}) blocks.erase(key);
+      blocks["summary"].erase("alert_count");
+      answers[ranks == 1 ? 0 : 1] = {blocks, answer["caches"]};
+    }
+    EXPECT_EQ(answers[0].dump(1), answers[1].dump(1)) << "seed of the round: " << seed;
+  }
+}
+
+// On a real clock, nothing is of the future, whatever a producer says.
+TEST(AnalysisFeed, StampsOfTheFuture_DoNotFreezeAWindow) {
+  const Folder folder;
+  OpenOptions options = options_for(folder.bus(), rankbus::Role::other);
+  options.records[0] = rankbus::record_type<rankbus::CacheLookup>();
+  Producer producer = Producer::open(options);
+  Reader reader(folder.bus());
+  record_lookup(producer, "kv", ~std::uint64_t{0} / 2, 1, 0);
+  record_lookup(producer, "kv", 0, 0, 1);
+  EXPECT_EQ(reader.value("rankbus_cache_window_lookups", {{"level", "kv"}}), 2);
+}
+
+TEST(AnalysisFeed, Scheduler_IsToldAsItsValueTypeTellsIt) {
+  const Folder folder;
+  Producer scheduler = open_scheduler(folder.bus());
+  Reader reader(folder.bus());
+  rankbus::SchedulerStep step;
+  step.stamp = kSecond;
+  step.num_running_reqs = 3;
+  step.num_waiting_reqs = 2;
+  step.kv_cache_usage = 0.5;
+  step.prefix_cache_queries = 100;
+  step.prefix_cache_hits = 25;
+  step.current_wave = 4;
+  scheduler.record(step);
+  rankbus::StepPhases phases;
+  phases.stamp = kSecond;
+  phases.schedule_ns = 1'000'000;
+  phases.model_forward_ns = 5'000'000;
+  phases.model_execute_ns = 6'000'000;
+  phases.sample_ns = 2'000'000;
+  phases.all_reduce_ns = 500'000;
+  phases.cache_swap_ns = 250'000;
+  scheduler.record(phases);
+  rankbus::RequestKvEviction eviction;
+  eviction.stamp = kSecond;
+  eviction.reason = scheduler.intern("memory_pressure");
+  eviction.num_blocks = 7;
+  scheduler.record(eviction);
+  rankbus::LoraRequests lora;
+  lora.stamp = kSecond;
+  lora.adapter = scheduler.intern("sql");
+  lora.num_running_reqs = 2;
+  scheduler.record(lora);
+  rankbus::CudaGraph graph;
+  graph.stamp = kSecond;
+  graph.runtime_mode = scheduler.intern("FULL");
+  graph.captured = 1;
+  graph.capture_ns = 30'000'000;
+  graph.graph_memory_bytes = 64 << 20;
+  scheduler.record(graph);
+  graph.captured = 0;
+  graph.capture_ns = 0;
+  graph.replay_ns = 4'000'000;
+  scheduler.record(graph);
+  rankbus::SpecDecoding drafts;
+  drafts.stamp = kSecond;
+  drafts.num_drafts = 2;
+  drafts.num_draft_tokens = 6;
+  drafts.num_accepted_tokens = 3;
+  const std::uint64_t accepted[] = {2, 1, 0};
+  drafts.num_accepted_tokens_per_pos = accepted;
+  scheduler.record(drafts);
+  const json told = reader.analysis()["scheduler"];
+  EXPECT_EQ(told["num_running_reqs"], 3);
+  EXPECT_EQ(told["total_requests"], 5);
+  EXPECT_EQ(told["current_wave"], 4);
+  EXPECT_DOUBLE_EQ(told["prefix_cache"]["hit_rate"], 0.25);
+  EXPECT_DOUBLE_EQ(told["performance"]["total_time_ms"], 8.75);
+  EXPECT_DOUBLE_EQ(told["cudagraph"]["avg_capture_time_ms"], 30);
+  EXPECT_DOUBLE_EQ(told["cudagraph"]["avg_replay_time_ms"], 4);
+  EXPECT_DOUBLE_EQ(told["cudagraph"]["graph_memory_mb"], 64);
+  EXPECT_DOUBLE_EQ(told["spec_decoding"]["acceptance_rate"], 0.5);
+  EXPECT_EQ(told["spec_decoding"]["position_acceptance_rates"], json({1.0, 0.5, 0.0}));
+  // All six timings, evictions, adapters and the wave are on /metrics too, from totals.
+  EXPECT_DOUBLE_EQ(reader.value("rankbus_step_phase_seconds_total", {{"phase", "model_execute"}}),
+                   0.006);
+  EXPECT_DOUBLE_EQ(reader.value("rankbus_step_phase_seconds_total", {{"phase", "cache_swap"}}),
+                   0.00025);
+  EXPECT_EQ(
+      reader.value("rankbus_request_kv_evicted_blocks_total", {{"reason", "memory_pressure"}}), 7);
+  EXPECT_EQ(reader.value("rankbus_lora_requests_running", {{"lora_name", "sql"}}), 2);
+  EXPECT_EQ(reader.value("rankbus_dp_wave"), 4);
+  EXPECT_DOUBLE_EQ(reader.value("rankbus_cudagraph_capture_seconds_total", {{"mode", "FULL"}}),
+                   0.03);
+}
+
+TEST(AnalysisFeed, Goodput_TellsAMeasuredFirstTokenFromAnEstimate) {
+  const Folder folder;
+  Producer front = open_scheduler(folder.bus());
+  AnalysisOptions options;
+  options.slo.ttft_s = 1;
+  options.slo.end_to_end_s = 10;
+  Reader reader(folder.bus(), options);
+  FinishedRequest request;
+  request.finished_reason = rankbus::FinishedReason::stop;
+  request.stamp = 100 * kSecond;
+  request.e2e_latency_seconds = 2;
+  request.queued_time_seconds = 0.5;
+  request.prefill_time_seconds = 0.4;
+  front.record(request);  // Met, by the estimate.
+  request.prefill_time_seconds = 0.6;
+  front.record(request);  // Missed, by the estimate.
+  request.time_to_first_token_seconds = 0.9;
+  front.record(request);  // Met: what is measured counts.
+  request.time_to_first_token_seconds = 1.1;
+  front.record(request);  // Missed.
+  EXPECT_EQ(reader.value("rankbus_slo_requests_total", {{"result", "met"}}), 2);
+  EXPECT_EQ(reader.value("rankbus_slo_missed_total", {{"limit", "ttft"}}), 1);
+  EXPECT_EQ(reader.value("rankbus_slo_missed_total", {{"limit", "ttft_estimate"}}), 1);
+  EXPECT_DOUBLE_EQ(reader.value("rankbus_slo_goodput_ratio"), 0.5);
+  EXPECT_DOUBLE_EQ(reader.value("rankbus_slo_goodput_requests_per_second"), 2.0 / 60);
+  // The share is of the last minute, the counts are of always.
+  request.stamp = 200 * kSecond;
+  front.record(request);
+  EXPECT_DOUBLE_EQ(reader.value("rankbus_slo_goodput_ratio"), 0);
+  EXPECT_EQ(reader.value("rankbus_slo_requests_total", {{"result", "met"}}), 2);
+}
+
+TEST(AnalysisFeed, StatisticalAlerts_AreOffUntilAskedFor) {
+  const Folder folder;
+  Producer scheduler = open_scheduler(folder.bus(), 0, 1 << 21);
+  Reader quiet(folder.bus());
+  AnalysisOptions options;
+  options.statistical_alerts = true;
+  Reader asked(folder.bus(), options, true);
+  // Lives of 1.0 to 1.1 s, and one of 100 s.
+  for (std::uint64_t i = 0; i < 150; ++i) {
+    record_blocks(scheduler, KvBlockOperation::allocate, {i}, i * kSecond);
+    record_blocks(scheduler, KvBlockOperation::access, {i}, i * kSecond + 1);
+    record_blocks(scheduler, KvBlockOperation::evict, {i},
+                  i * kSecond + kSecond + (i % 11) * kSecond / 100);
+  }
+  record_blocks(scheduler, KvBlockOperation::allocate, {999}, 160 * kSecond);
+  record_blocks(scheduler, KvBlockOperation::access, {999}, 161 * kSecond);
+  record_blocks(scheduler, KvBlockOperation::evict, {999}, 260 * kSecond);
+  record_storage(scheduler, "kv", 260 * kSecond, 100, 100);
+  for (int i = 0; i < 6'000; ++i) {
+    record_cache_eviction(scheduler, "kv", 260 * kSecond, 0);
+    if (i % 100 != 0) continue;
+    quiet.pass();
+    asked.pass();
+  }
+  EXPECT_TRUE(quiet.alerts().holding().empty());
+  EXPECT_EQ(
+      quiet.value("rankbus_kv_block_alerts_total", {{"level", "CRITICAL"}, {"metric", "LIFETIME"}}),
+      1);
+  std::map<std::string, rankbus::Alert> holding;
+  for (const rankbus::Alert& alert : asked.alerts().holding()) holding[alert.name] = alert;
+  ASSERT_EQ(holding.count("kv_block_lifetime"), 1);
+  EXPECT_EQ(holding["kv_block_lifetime"].level, rankbus::AlertLevel::critical);
+  EXPECT_DOUBLE_EQ(holding["kv_block_lifetime"].value, 100);
+  ASSERT_EQ(holding.count("cache_memory_pressure"), 1);
+  EXPECT_DOUBLE_EQ(holding["cache_memory_pressure"].value, 1);
+  // An anomaly is over a minute later.
+  record_lookup(scheduler, "kv", 330 * kSecond, 1, 0);
+  for (const rankbus::Alert& alert : asked.alerts().holding())
+    EXPECT_NE(alert.name, "kv_block_lifetime");
+}
+
+// The page lists what there is, and everything on it can be had.
+TEST(AnalysisFeed, EveryOutputOfTheListIsExposed) {
+  const Folder folder;
+  Producer scheduler = open_scheduler(folder.bus(), 0, 1 << 21);
+  AnalysisOptions options;
+  options.slo.ttft_s = 1;
+  Reader reader(folder.bus(), options);
+  for (std::uint64_t i = 0; i < 120; ++i) {
+    record_blocks(scheduler, KvBlockOperation::allocate, {i}, i * kSecond);
+    record_blocks(scheduler, KvBlockOperation::access, {i, i}, i * kSecond + 1);
+    record_blocks(scheduler, KvBlockOperation::evict, {i}, i * kSecond + kSecond);
+  }
+  rankbus::CacheLookup lookup;
+  lookup.stamp = 120 * kSecond;
+  lookup.level = scheduler.intern("prefix");
+  lookup.hits = 1;
+  lookup.latency_ns = 100;
+  lookup.prefix_hash = 1;
+  lookup.prefix_length = 10;
+  scheduler.record(lookup);
+  record_storage(scheduler, "prefix", 120 * kSecond, 10, 100);
+  record_cache_eviction(scheduler, "prefix", 120 * kSecond, 1);
+  FinishedRequest request;
+  request.stamp = 120 * kSecond;
+  request.finished_reason = rankbus::FinishedReason::stop;
+  scheduler.record(request);
+  std::map<std::string, Family> shown;
+  for (const Family& family : reader.families()) shown[family.name] = family;
+  for (const rankbus::AnalysisOutput& output : rankbus::analysis_outputs()) {
+    ASSERT_EQ(shown.count(output.name), 1) << output.name;
+    EXPECT_EQ(shown[output.name].type, output.type) << output.name;
+    for (const rankbus::Series& series : shown[output.name].series) {
+      for (const auto& [label, value] : series.labels) {
+        const std::string known = std::string("engine model_name ") + output.labels;
+        EXPECT_TRUE(rankbus::bus::names_word(known.c_str(), label.c_str()))
+            << output.name << " has a label " << label;
+      }
+    }
+  }
+  EXPECT_EQ(reader.value("rankbus_sample_coverage_ratio", {{"stream", "cache_lookup"}}), 1);
+}
+
+}  // namespace
+}  // namespace bus_test

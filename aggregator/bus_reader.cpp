@@ -193,7 +193,6 @@ bool BusReader::pass(double now_s, bool fresh, const OnSample& on_sample) {
   complete_ = complete_ || (was_scanned_ && (catching_up_.empty() || waited_s > kCatchUp_s));
   unsaved_ = unsaved_ || any || changes_ != changes_seen_;
   changes_seen_ = changes_;
-  keep_ledger(now_s);
   return any;
 }
 
@@ -204,7 +203,8 @@ bool BusReader::read_all(double now_s, bool look, const OnSample& on_sample) {
     const bool alive = read_live(segment, now_s, look, on_sample);
     any = any || segment.active_s == now_s;
     check_floor(segment);
-    if (!catching_up_.empty() && segment.reader->is_drained()) catching_up_.erase(at->first);
+    const bool is_read = segment.reader->is_drained() || !segment.quarantine.empty();
+    if (!catching_up_.empty() && is_read) catching_up_.erase(at->first);
     if (!segment.writer_is_gone) identities_[segment.who].last_alive_s = now_s;
     if (alive) {
       ++at;
@@ -278,7 +278,7 @@ bool BusReader::scan(double now_s) {
   if (!list_segments(directory_, names)) return false;
   release_quarantined();
   bury_quarantined(names, now_s);
-  settle_unread(names, now_s);
+  settle_unread(names);
   if (ledger_) ledger_->see_names(names);
   std::erase_if(rejected_, [&](const auto& entry) { return names.count(entry.first) == 0; });
   std::erase_if(postponed_, [&](const std::string& name) { return names.count(name) == 0; });

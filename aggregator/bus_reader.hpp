@@ -42,9 +42,9 @@ struct LiveSegment {
     const char* kind = reader->error_kind();
     return quarantine.empty() || kind[0] != '\0' ? kind : "inconsistent";
   }
-  bool is_dying = false;   // Its writer is gone, and there is more to read than one pass has time.
+  bool is_dying = false;  // Its writer is gone, and there is more to read than one pass has time.
   bool has_foreign_name = false;  // Its name leads to another file, which is nobody's.
-  bool writer_is_gone = false;  // Of a quarantined one; any other is retired then.
+  bool writer_is_gone = false;    // Of a quarantined one; any other is retired then.
   // What a reader before this one exported of it; null once this one has read as far.
   std::shared_ptr<const LedgerIncarnation> floor;
   std::shared_ptr<const LedgerIncarnation> saved;  // For the ledger, as of ...
@@ -96,14 +96,15 @@ class BusReader {
   std::uint64_t vanished() const { return vanished_; }
   const Ledger* ledger() const { return ledger_.get(); }
 
-  // Counters that only samples tell are asked for at the end of the pass that they belong to, so
-  // that they and the positions in the ledger are of one moment.
+  // After a pass, and after whoever was fed by it has applied what it got: has the ledger written
+  // if it is time. `sections` are counters that only samples tell, asked for here so that they and
+  // the positions in the ledger are of one moment.
   using Sections = std::function<Ledger::Sections()>;
-  void set_sections(Sections sections) { sections_ = std::move(sections); }
+  void keep_ledger(double now_s, const Sections& sections = {});
   // As they were given to the last owner's ledger; empty without one.
   Ledger::Sections sections_at_start() const;
   // Writes the ledger a last time, and removes what it lets go. Waits for the disk.
-  void finish(double now_s);
+  void finish(double now_s, const Sections& sections = {});
 
   // When this reader was opened, CLOCK_MONOTONIC: whoever began later was seen from the beginning.
   std::uint64_t opened_ns() const { return opened_ns_; }
@@ -116,12 +117,11 @@ class BusReader {
   void start_from_ledger();
   void resume(LiveSegment& segment);
   void check_floor(LiveSegment& segment);
-  void settle_unread(const std::set<std::string>& names, double now_s);
+  void settle_unread(const std::set<std::string>& names);
   void release_quarantined();
   void bury_quarantined(const std::set<std::string>& names, double now_s);
-  void keep_ledger(double now_s);
   static LedgerIncarnation incarnation_of(const LiveSegment& segment);
-  std::shared_ptr<LedgerImage> make_image();
+  std::shared_ptr<LedgerImage> make_image(const Sections& sections);
   void tidy_identities(double now_s);
   void recall_engine(const Identity& who);
   void attach(std::vector<std::unique_ptr<SegmentReader>> found, double now_s);
@@ -161,7 +161,6 @@ class BusReader {
   std::map<std::string, std::shared_ptr<const LedgerIncarnation>> unread_;
   std::set<std::string> catching_up_;  // Found by the first scan, and not yet read to their end.
   std::unique_ptr<Ledger> ledger_;
-  Sections sections_;
   std::map<Identity, IdentityState> past_;  // Of engines that are not shown any more.
   std::map<Identity, std::shared_ptr<const IdentityState>> saved_;  // As in the ledger ...
   std::set<Identity> touched_;                                      // ... but for these.

@@ -35,10 +35,8 @@ void drop_gauges(FieldValues& values) {
 }
 
 // After a reboot the monotonic clock began again, and stamps of a real clock mean nothing.
-void carry_over_reboot(IdentityState& state, const LedgerImage& image) {
-  const double now_s = static_cast<double>(bus::monotonic_ns()) * 1e-9;
-  const double since_s = std::max(0.0, realtime_s() - image.written_realtime_s);
-  const auto moved = [&](double then_s) { return now_s - since_s - (image.written_s - then_s); };
+void carry_over_reboot(IdentityState& state, const LedgerImage& image, double ended_s) {
+  const auto moved = [&](double then_s) { return ended_s - (image.written_s - then_s); };
   state.last_alive_s = moved(state.last_alive_s);
   state.last_active_s = moved(state.last_active_s);
   state.began_ns = 1;  // Long before this reader.
@@ -81,20 +79,22 @@ void BusReader::start_from_ledger() {
   const LedgerImage* image = ledger_->started_from();
   if (image == nullptr) return;
   const bool rebooted = image->boot_id != this_boot();
+  // When the image was made, by the clock of this boot.
+  const double ended_s = rebooted ? static_cast<double>(bus::monotonic_ns()) * 1e-9 -
+                                        std::max(0.0, realtime_s() - image->written_realtime_s)
+                                  : image->written_s;
   for (const auto& [who, state] : image->identities) {
     IdentityState& restored = identities_[who] = *state;
-    if (rebooted) carry_over_reboot(restored, *image);
+    if (rebooted) carry_over_reboot(restored, *image, ended_s);
     touched_.insert(who);
     if (is_run_id(who.server_label)) separate_runs_.insert(who.server_label);
   }
   unread_ = image->incarnations;
   for (const auto& [segment, incarnation] : image->incarnations) {
     IdentityState& state = identities_[incarnation->who];
-    if (incarnation->quarantine.empty())
-      state.last_alive_s = std::max(state.last_alive_s, image->written_s);
+    if (incarnation->quarantine.empty()) state.last_alive_s = std::max(state.last_alive_s, ended_s);
     touched_.insert(incarnation->who);
     if (state.began_ns == 0) state.began_ns = 1;
-    if (rebooted && incarnation->quarantine.empty()) state.last_alive_s = 0;
   }
 }
 
@@ -145,7 +145,7 @@ void BusReader::check_floor(LiveSegment& segment) {
 }
 
 // What has no name any more and is not being read, never will be.
-void BusReader::settle_unread(const std::set<std::string>& names, double now_s) {
+void BusReader::settle_unread(const std::set<std::string>& names) {
   const LedgerImage* image = ledger_ ? ledger_->started_from() : nullptr;
   for (auto at = unread_.begin(); at != unread_.end();) {
     const bool has_name = names.count(at->first) != 0;
@@ -161,7 +161,6 @@ void BusReader::settle_unread(const std::set<std::string>& names, double now_s) 
     state.last_stamp = left.last_stamp;
     state.last_source = left.last_source;
     state.last_active_s = left.last_active_s;
-    if (state.last_alive_s == 0) state.last_alive_s = now_s;
     const bool rebooted = image != nullptr && image->boot_id != this_boot();
     if (rebooted && left.last_source != bus::ClockSource::caller) state.last_stamp = 0;
     if (known == ledger::Known::lives && !rebooted) {
@@ -227,7 +226,7 @@ LedgerIncarnation BusReader::incarnation_of(const LiveSegment& segment) {
   return state;
 }
 
-std::shared_ptr<LedgerImage> BusReader::make_image() {
+std::shared_ptr<LedgerImage> BusReader::make_image(const Sections& sections) {
   auto image = std::make_shared<LedgerImage>();
   for (const Identity& who : touched_) {
     const auto at = identities_.find(who);
@@ -253,25 +252,25 @@ std::shared_ptr<LedgerImage> BusReader::make_image() {
     }
     image->incarnations[name] = segment.saved;
   }
-  if (sections_) image->sections = sections_();
+  if (sections) image->sections = sections();
   return image;
 }
 
-void BusReader::keep_ledger(double now_s) {
+void BusReader::keep_ledger(double now_s, const Sections& sections) {
   if (!ledger_) return;
   for (const std::string& name : ledger_->removable()) remove(name);
   if (!ledger_->wants_image(now_s, unsaved_)) return;
   unsaved_ = false;
-  ledger_->save(make_image(), now_s);
+  ledger_->save(make_image(sections), now_s);
 }
 
 // A second image lets the names go of those who died last.
-void BusReader::finish(double now_s) {
+void BusReader::finish(double now_s, const Sections& sections) {
   if (!ledger_) return;
   for (int image = 0; image < 2; ++image) {
     ledger_->wait();
     if (image > 0 && !ledger_->has_pending()) break;
-    ledger_->save(make_image(), now_s);
+    ledger_->save(make_image(sections), now_s);
   }
   ledger_->wait();
   for (const std::string& name : ledger_->removable()) remove(name);

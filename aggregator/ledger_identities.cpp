@@ -56,26 +56,22 @@ void BusReader::tidy_identities(double now_s) {
     }
   }
   for (auto& [total, engine] : engines) {
-    if (engine.dead.size() > options.most_dead_per_engine) {
-      std::sort(engine.dead.begin(), engine.dead.end());
-      const std::size_t excess = engine.dead.size() - options.most_dead_per_engine;
-      for (std::size_t i = 0; i < excess; ++i) {
-        auto old = identities_.extract(engine.dead[i].second);
-        fold(old.mapped(), identities_[total]);
-        touched_.insert({old.key(), total});
-      }
-      ++changes_;
+    if (engine.dead.size() <= options.most_dead_per_engine) continue;
+    std::sort(engine.dead.begin(), engine.dead.end());
+    const std::size_t excess = engine.dead.size() - options.most_dead_per_engine;
+    for (std::size_t i = 0; i < excess; ++i) {
+      auto old = identities_.extract(engine.dead[i].second);
+      fold(old.mapped(), identities_[total]);
+      touched_.insert({old.key(), total});
     }
-    if (engine.is_held || now_s - engine.last_alive_s <= options.retain_s) continue;
-    for (auto at = identities_.begin(); at != identities_.end();) {
-      const auto next = std::next(at);
-      if (at->first.whole_engine() < total || total < at->first.whole_engine()) {
-        at = next;
-        continue;
-      }
-      past_.insert(identities_.extract(at));
-      at = next;
-    }
+    ++changes_;
+  }
+  for (auto at = identities_.begin(); at != identities_.end();) {
+    const auto next = std::next(at);
+    const Engine& engine = engines[at->first.whole_engine()];
+    const bool is_shown = engine.is_held || now_s - engine.last_alive_s <= options.retain_s;
+    if (!is_shown) past_.insert(identities_.extract(at));
+    at = next;
   }
   for (auto at = past_.begin(); at != past_.end();) {
     const bool is_old = now_s - at->second.last_alive_s > options.forget_after_s;

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <chrono>
 #include <rankbus/aggregator/aggregator.hpp>
+#include <utility>
 
 namespace rankbus {
 namespace {
@@ -18,7 +19,16 @@ double monotonic_s() {
 
 }  // namespace
 
-Snapshot make_snapshot(const BusReader& bus, const SampleFeed& feed, const TickClock& clock,
+bool Feeds::pass(BusReader& bus, const TickClock& clock, double now_s, bool fresh) {
+  const bool any = bus.pass(now_s, fresh, [&](const LiveSegment& segment, const Sample& sample) {
+    samples.observe(segment, sample);
+    analysis.observe(segment, sample, clock);
+  });
+  analysis.end_pass(bus, clock);
+  return any;
+}
+
+Snapshot make_snapshot(const BusReader& bus, const Feeds& feeds, const TickClock& clock,
                        double now_s, const ReduceOptions& options) {
   Snapshot snapshot;
   snapshot.monotonic_s = now_s;
@@ -26,19 +36,19 @@ Snapshot make_snapshot(const BusReader& bus, const SampleFeed& feed, const TickC
   FamilyBuilder families;
   const ValuesByIdentity values = collect_values(bus);
   reduce_records(bus, values, now_s, options, families);
-  add_goodput(bus, feed, families);
+  feeds.analysis.add_families(bus, now_s, options.retain_engine_s, families);
   families.set_created(process_start_s());
   add_self_metrics(bus, clock, now_s, options, families);
   snapshot.families = families.take();
-  snapshot.engines = engine_totals(bus, values, clock, now_s, options, feed);
-  snapshot.caches = feed.server_caches();
+  snapshot.engines = engine_totals(bus, values, clock, now_s, options, feeds.samples);
+  snapshot.caches = feeds.samples.server_caches();
   return snapshot;
 }
 
 Aggregator::Aggregator(const AggregatorOptions& options, Periodic periodic)
     : options_(options),
       periodic_(std::move(periodic)),
-      feed_(options.slo),
+      feeds_(options.analysis),
       watch_(options.alerts) {}
 
 Result<std::unique_ptr<Aggregator>> Aggregator::open(const AggregatorOptions& options,
@@ -72,8 +82,9 @@ void Aggregator::stop() {
   logger_.join();
 }
 
-std::shared_ptr<const Snapshot> Aggregator::fresh(double limit_s) {
+std::shared_ptr<const Snapshot> Aggregator::fresh(SnapshotParts parts, double limit_s) {
   std::unique_lock lock(mutex_);
+  requested_parts_ = std::max(requested_parts_, parts);
   const std::uint64_t ticket = ++requested_;
   wake_reader_.notify_one();
   snapshot_made_.wait_for(lock, std::chrono::duration<double>(limit_s),
@@ -86,16 +97,20 @@ void Aggregator::read_loop() {
   while (!stopping_) {
     const std::uint64_t tickets = requested_;
     const bool asked = tickets > served_;
+    const SnapshotParts parts = std::exchange(requested_parts_, SnapshotParts::families);
     lock.unlock();
     one_pass(asked);
     const bool interval_is_over = options_.log_interval_s > 0 && monotonic_s() >= next_log_s_;
     const bool changed = bus_->changes() != changes_seen_;
     changes_seen_ = bus_->changes();
-    if (changed) feed_.forget_dead(*bus_);
+    if (changed) {
+      feeds_.samples.forget_dead(*bus_);
+      feeds_.analysis.forget_dead(*bus_);
+    }
     std::shared_ptr<const Snapshot> made;
-    const bool tells_iterations = feed_.has_iterations();
+    const bool tells_iterations = feeds_.samples.has_iterations();
     if (asked || interval_is_over || changed || tells_iterations || pass_s_ >= next_look_s_)
-      made = make_snapshot();
+      made = make_snapshot(parts);
     lock.lock();
     if (made) latest_ = made;
     if (asked) {
@@ -113,7 +128,7 @@ void Aggregator::read_loop() {
   lock.unlock();
   one_pass(true);
   bus_->finish(pass_s_);
-  const auto last = make_snapshot();
+  const auto last = make_snapshot(SnapshotParts::families);
   lock.lock();
   latest_ = last;
   lock.unlock();
@@ -124,18 +139,17 @@ void Aggregator::read_loop() {
 void Aggregator::one_pass(bool fresh) {
   clock_.update();
   pass_s_ = monotonic_s();
-  const bool any = bus_->pass(
-      pass_s_, fresh || passes_ == 0,
-      [this](const LiveSegment& segment, const Sample& sample) { feed_.observe(segment, sample); });
+  const bool any = feeds_.pass(*bus_, clock_, pass_s_, fresh || passes_ == 0);
   // A pass as a whole is in the ledger or is not, so nothing may come between the two.
   bus_->keep_ledger(pass_s_);
   ++passes_;
   poll_s_ = any ? kBusyPoll_s : std::min(kIdlePoll_s, poll_s_ * 1.5);
 }
 
-std::shared_ptr<const Snapshot> Aggregator::make_snapshot() {
+std::shared_ptr<const Snapshot> Aggregator::make_snapshot(SnapshotParts parts) {
   // Not a later time: by it, who lived in this pass would already be gone for a moment.
-  Snapshot snapshot = rankbus::make_snapshot(*bus_, feed_, clock_, pass_s_, options_.reduce);
+  Snapshot snapshot = rankbus::make_snapshot(*bus_, feeds_, clock_, pass_s_, options_.reduce);
+  if (parts == SnapshotParts::analyses_too) snapshot.analyses = feeds_.analysis.analyses();
   snapshot.pass = passes_;
   look_for_alerts(snapshot.families);
   options_.dialect.apply(snapshot.families);
@@ -148,6 +162,7 @@ void Aggregator::look_for_alerts(std::vector<Family>& families) {
   next_look_s_ = pass_s_ + kLookForAlertsEvery_s;
   board_.begin(pass_s_);
   watch_.look(families, pass_s_, board_);
+  feeds_.analysis.raise_alerts(board_);
   for (const AlertChange& change : board_.end()) {
     alert_notes_.push_back({change.alert.name, alert_level_name(change.alert.level),
                             change.alert.message, change.is_over, change.held_s});
@@ -171,8 +186,8 @@ void Aggregator::hand_to_log(bool interval_is_over) {
   snapshot->complete = latest_->complete;
   snapshot->engines = latest_->engines;
   snapshot->caches = latest_->caches;
-  if (interval_is_over) snapshot->intervals = feed_.take_interval(*bus_);
-  snapshot->iterations = feed_.take_iterations();
+  if (interval_is_over) snapshot->intervals = feeds_.samples.take_interval(*bus_);
+  snapshot->iterations = feeds_.samples.take_iterations();
   snapshot->alerts = std::exchange(alert_notes_, {});
   if (for_log_.push(ForLog{std::move(snapshot), interval_is_over})) log_work_.release();
 }
@@ -194,12 +209,10 @@ Result<Snapshot> read_bus_once(const BusOptions& options, const ReduceOptions& r
   if (!bus) return Error{bus.error()};
   TickClock clock;
   clock.update();
-  SampleFeed feed;
+  Feeds feeds;
   const double now_s = monotonic_s();
-  (*bus)->pass(now_s, true, [&](const LiveSegment& segment, const Sample& sample) {
-    feed.observe(segment, sample);
-  });
-  return make_snapshot(**bus, feed, clock, now_s, reduce);
+  feeds.pass(**bus, clock, now_s, true);
+  return make_snapshot(**bus, feeds, clock, now_s, reduce);
 }
 
 }  // namespace rankbus

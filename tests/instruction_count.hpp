@@ -12,11 +12,13 @@
 
 namespace rankbus::test {
 
-// Runs the call in a child, one instruction after the other (some microseconds each), and ends it
-// after `limit` of them. A dozen that start and end the child are counted too. None where this
-// process may not trace its own child.
+inline constexpr std::uint64_t kMostInstructions = 1'000'000;  // Some microseconds each.
+
+// Runs the call in a child, one instruction after the other, and ends it after kMostInstructions of
+// them. A dozen that start and end the child are counted too. None where this process may not trace
+// its own child.
 template <class Call>
-std::optional<std::uint64_t> instructions_of(Call&& call, std::uint64_t limit = 1'000'000) {
+std::optional<std::uint64_t> instructions_of(Call&& call) {
   const pid_t child = fork();
   if (child == 0) {
     if (ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) _exit(1);
@@ -28,7 +30,7 @@ std::optional<std::uint64_t> instructions_of(Call&& call, std::uint64_t limit = 
   bool is_alive = child > 0 && waitpid(child, &status, 0) == child && WIFSTOPPED(status);
   if (!is_alive) return std::nullopt;
   std::uint64_t steps = 0;
-  while (is_alive && steps < limit) {
+  while (is_alive && steps < kMostInstructions) {
     if (ptrace(PTRACE_SINGLESTEP, child, nullptr, nullptr) != 0) break;
     is_alive = waitpid(child, &status, 0) == child && WIFSTOPPED(status);
     ++steps;

@@ -29,6 +29,7 @@ struct AnalysisEngine {
   Goodput goodput;
   SlidingWindow<Goodput> recent_goodput;
   std::set<AnalysisSegment*> segments;  // Of its living processes.
+  std::uint64_t ended = 0;              // When the last of them went, counted over all engines.
   std::map<std::string, AnalysisSource> sources;
 
   double wall_s(std::int64_t time_ns, double wall_behind_monotonic_s) const {

@@ -195,6 +195,7 @@ AnalysisFeed::Segment& AnalysisFeed::find_segment(const LiveSegment& live) {
   known->id = next_segment_++;
   const EngineKey key = engine_of(live.who);
   auto at = engines_.find(key);
+  if (at == engines_.end() && engines_.size() >= kMaxEngines) forget_engine_that_ended_first();
   if (at == engines_.end() && engines_.size() < kMaxEngines) {
     at = engines_.emplace(key, std::make_unique<Engine>()).first;
     at->second->who = live.who;
@@ -590,10 +591,22 @@ void AnalysisFeed::forget_dead(const BusReader& bus) {
       if (engine->blocks) engine->blocks->end(gone.id);
       engine->block_segments.erase(gone.id);
       engine->segments.erase(&gone);
+      if (engine->segments.empty()) engine->ended = ++engines_ended_;
       if (!gone.sizes.empty()) sum_sizes(*engine);
     }
     at = segments_.erase(at);
   }
+}
+
+void AnalysisFeed::forget_engine_that_ended_first() {
+  const auto rank = [](const auto& entry) {
+    const Engine& engine = *entry.second;
+    return std::pair(!engine.segments.empty(), engine.ended);
+  };
+  const auto first =
+      std::min_element(engines_.begin(), engines_.end(),
+                       [&](const auto& a, const auto& b) { return rank(a) < rank(b); });
+  if (first->second->segments.empty()) engines_.erase(first);
 }
 
 const Goodput* AnalysisFeed::goodput(const EngineKey& engine) const {

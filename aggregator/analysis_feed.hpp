@@ -11,7 +11,8 @@
 // the virtual clock that they bear. No wall clock decides anything.
 //
 // Bounds: by engine, those of BlockResidency, MultiLevelCacheMetrics and SchedulerStatsCollector,
-// made when such records come; at most kMaxEngines engines, further ones are not analysed.
+// made when such records come; at most kMaxEngines engines: a further one takes the place of the
+// one that ended first, and is not analysed while all of them live.
 #pragma once
 
 #include <array>
@@ -28,6 +29,7 @@
 #include <rankbus/aggregator/tick_clock.hpp>
 #include <set>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -81,6 +83,11 @@ class AnalysisFeed {
   // Forgets what it keeps for segments that are gone.
   void forget_dead(const BusReader& bus);
 
+  // What only samples tell and must not begin anew with each aggregator: goodput. For the ledger,
+  // after `end_pass`; back from it before the first pass. False if the bytes are nobody's.
+  std::string saved_counters() const;
+  bool restore_untrusted(std::string_view bytes);
+
   // Finished requests of an engine; null if none was judged.
   const Goodput* goodput(const EngineKey& engine) const;
   // Adds the families of analysis_outputs.hpp, of engines that had a living process in the last
@@ -98,6 +105,7 @@ class AnalysisFeed {
   using Event = AnalysisEvent;
 
   Segment& find_segment(const LiveSegment& live);
+  void forget_engine_that_ended_first();
   Stream* find_stream(const LiveSegment& segment, const StreamSchema& schema);
   void count(Stream& stream, const LiveSegment& segment, const Sample& sample,
              std::int64_t time_ns);
@@ -115,6 +123,7 @@ class AnalysisFeed {
   std::map<EngineKey, std::unique_ptr<Engine>> engines_;
   std::map<std::string, std::unique_ptr<Segment>> segments_;  // By the name of their file.
   std::uint64_t next_segment_ = 1;
+  std::uint64_t engines_ended_ = 0;
   const StreamSchema* latest_schema_ = nullptr;  // Records of a stream come in batches.
   Stream* latest_stream_ = nullptr;
   std::vector<Event> events_;

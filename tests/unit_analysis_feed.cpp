@@ -70,6 +70,13 @@ class Reader {
     }
     return json::parse(all.front().json);
   }
+  std::set<std::string> engines() {
+    pass();
+    std::set<std::string> names;
+    for (const rankbus::EngineAnalysis& each : feeds_.analysis.analyses())
+      names.insert(each.engine);
+    return names;
+  }
   std::vector<Family> families() {
     pass();
     return rankbus::make_snapshot(*bus_, feeds_, clock_, now_s(), {}).families;
@@ -368,6 +375,33 @@ TEST(AnalysisFeed, AnySplitOverRanks_SaysTheSame) {
     }
     EXPECT_EQ(answers[0].dump(1), answers[1].dump(1)) << "seed of the round: " << seed;
   }
+}
+
+// Engines that are gone make room, those that live do not.
+TEST(AnalysisFeed, EnginesAreBounded_AndTheDeadMakeRoom) {
+  const Folder folder;
+  Reader reader(folder.bus());
+  const auto open_engine = [&](std::uint32_t engine) {
+    OpenOptions options = options_for(folder.bus(), rankbus::Role::other);
+    options.engine = engine;
+    options.segment_bytes = 4096;
+    options.records[0] = rankbus::record_type<rankbus::CacheLookup>();
+    Producer producer = Producer::open(options);
+    record_lookup(producer, "kv", 0, 1, 0);
+    return producer;
+  };
+  Producer living = open_engine(100'000);
+  constexpr auto kMost = static_cast<std::uint32_t>(rankbus::AnalysisFeed::kMaxEngines);
+  for (std::uint32_t engine = 0; engine < kMost + 20; ++engine) {
+    { const Producer gone = open_engine(engine); }
+    reader.pass();
+    reader.pass();
+  }
+  const auto engines = reader.engines();
+  EXPECT_EQ(engines.size(), kMost);
+  EXPECT_EQ(engines.count("100000"), 1);
+  EXPECT_EQ(engines.count(std::to_string(kMost + 19)), 1);
+  EXPECT_EQ(engines.count("0"), 0);
 }
 
 // On a real clock, nothing is of the future, whatever a producer says.

@@ -21,6 +21,7 @@ from rankbus._record import (
     running_total,
     stamp,
 )
+from rankbus._sampling import is_sampled, sampled
 from rankbus._snapshot import Counter, Gauge, Histogram, Metric, Vector, snapshot
 
 __all__ = [
@@ -38,9 +39,11 @@ __all__ = [
     "gauge",
     "identifier",
     "info",
+    "is_sampled",
     "label",
     "record_types",
     "running_total",
+    "sampled",
     "snapshot",
     "stamp",
 ]

@@ -45,6 +45,10 @@ def nobody_reports(scrape):
     return scrape.total("rankbus_ranks_reporting") == 0
 
 
+def segments_of(bus):
+    return [name for name in os.listdir(bus) if not name.startswith(".")]
+
+
 class TestCase(unittest.TestCase):
     def assert_equal_to_truth(self, truth, samples, **options):
         comparison = compare_truth.compare(truth, samples, **options)
@@ -75,7 +79,9 @@ class WholeTrace(TestCase):
             cls.exit_status = simulator.stop()
             lib.wait_for(lambda: nobody_reports(aggregator.scrape()), "the ranks are gone", alive=[aggregator])
             cls.after = aggregator.scrape()
-            cls.files_left = [name for name in os.listdir(bus) if not name.startswith(".")]
+            # Names go once both images of the ledger have the counts; nobody is left who would add one.
+            lib.wait_for(lambda: not segments_of(bus), "the dead are let go", alive=[aggregator])
+            cls.files_left = segments_of(bus)
             # Without an aggregator this time: whoever reads must not change what is written.
             cleanup.enter_context(lib.removed_at_end(f"{bus}-again"))
             again = lib.run_rankbus(

@@ -12,6 +12,8 @@ constexpr double kBusyPoll_s = 0.02;
 constexpr double kIdlePoll_s = 0.2;
 // Alerts are looked for in every snapshot; this often there is one.
 constexpr double kLookForAlertsEvery_s = 5;
+// The ledger's section of counters that are made of finished requests.
+constexpr const char* kGoodputSection = "goodput";
 
 double monotonic_s() {
   return static_cast<double>(bus::monotonic_ns()) * 1e-9;
@@ -57,7 +59,15 @@ Result<std::unique_ptr<Aggregator>> Aggregator::open(const AggregatorOptions& op
   if (!bus) return Error{bus.error()};
   std::unique_ptr<Aggregator> aggregator(new Aggregator(options, std::move(periodic)));
   aggregator->bus_ = std::move(bus.value());
+  // Bytes that cannot be read are of a build before or after this one; those counters begin anew.
+  for (const auto& [name, bytes] : aggregator->bus_->sections_at_start()) {
+    if (name == kGoodputSection) (void)aggregator->feeds_.analysis.restore_untrusted(bytes);
+  }
   return aggregator;
+}
+
+Ledger::Sections Aggregator::sections() const {
+  return {{kGoodputSection, feeds_.analysis.saved_counters()}};
 }
 
 Aggregator::~Aggregator() {
@@ -127,7 +137,7 @@ void Aggregator::read_loop() {
   }
   lock.unlock();
   one_pass(true);
-  bus_->finish(pass_s_);
+  bus_->finish(pass_s_, [this] { return sections(); });
   const auto last = make_snapshot(SnapshotParts::families);
   lock.lock();
   latest_ = last;
@@ -141,7 +151,7 @@ void Aggregator::one_pass(bool fresh) {
   pass_s_ = monotonic_s();
   const bool any = feeds_.pass(*bus_, clock_, pass_s_, fresh || passes_ == 0);
   // A pass as a whole is in the ledger or is not, so nothing may come between the two.
-  bus_->keep_ledger(pass_s_);
+  bus_->keep_ledger(pass_s_, [this] { return sections(); });
   ++passes_;
   poll_s_ = any ? kBusyPoll_s : std::min(kIdlePoll_s, poll_s_ * 1.5);
 }

@@ -84,6 +84,7 @@ class Aggregator {
   void read_loop();
   void log_loop();
   void one_pass(bool fresh);
+  Ledger::Sections sections() const;
   std::shared_ptr<const Snapshot> make_snapshot(SnapshotParts parts);
   void look_for_alerts(std::vector<Family>& families);
   void hand_to_log(bool interval_is_over);

@@ -1,8 +1,8 @@
 #include <algorithm>
-#include <cereal/archives/portable_binary.hpp>
 #include <cmath>
 #include <cstring>
 #include <exception>
+#include <rankbus/aggregator/ledger_archive.hpp>
 #include <rankbus/aggregator/ledger_image.hpp>
 #include <rankbus/bus/declaration.hpp>
 #include <rankbus/bus/limits.hpp>
@@ -13,13 +13,14 @@
 namespace rankbus {
 namespace {
 
+using ledger::fields;
+using ledger::list;
+using ledger::text;
+
 constexpr char kMagic[8] = {'R', 'B', 'L', 'E', 'D', 'G', 'E', 'R'};
 constexpr std::size_t kHeadBytes = 32;
 
-// More of anything than a bus can have in thirty days is damage. Lists grow element by element, so
-// a number that lies costs no more memory than the file has bytes.
-constexpr std::uint64_t kMost = 1u << 20;
-constexpr std::uint64_t kMaxTextBytes = 64 * 1024;
+// Sections are those of feeds, which bound what they keep.
 constexpr std::uint64_t kMaxSectionBytes = 64ull << 20;
 
 // The same word is always the same step, and each step is reversible: one changed word changes the
@@ -81,51 +82,11 @@ struct Kept {
   std::vector<std::pair<std::string, std::string>> sections;
 };
 
-// One function per type says what is stored, for writing and for reading alike.
-template <class Archive>
-void text(Archive& archive, std::string& value, std::uint64_t most = kMaxTextBytes) {
-  std::uint64_t size = value.size();
-  archive(size);
-  if constexpr (Archive::is_loading::value) {
-    if (size > most) throw std::runtime_error("a text of " + std::to_string(size) + " bytes");
-    value.clear();
-    char part[4096];
-    for (std::uint64_t left = size; left > 0;) {
-      const std::uint64_t next = std::min<std::uint64_t>(left, sizeof part);
-      archive(cereal::binary_data(part, static_cast<std::size_t>(next)));
-      value.append(part, static_cast<std::size_t>(next));
-      left -= next;
-    }
-  } else {
-    archive(cereal::binary_data(value.data(), value.size()));
-  }
-}
-
-template <class Archive, class Item, class Each>
-void list(Archive& archive, std::vector<Item>& items, Each&& each, std::uint64_t most = kMost) {
-  std::uint64_t size = items.size();
-  archive(size);
-  if constexpr (Archive::is_loading::value) {
-    if (size > most) throw std::runtime_error("a list of " + std::to_string(size) + " elements");
-    items.clear();
-    for (std::uint64_t i = 0; i < size; ++i) each(items.emplace_back());
-  } else {
-    for (Item& item : items) each(item);
-  }
-}
-
+// What is stored of each type; see ledger_archive.hpp.
 template <class Archive>
 void fields(Archive& archive, StreamCounts& counts) {
   archive(counts.records, counts.lost_lapped, counts.abandoned, counts.verified, counts.skipped,
           counts.mismatches, counts.invalid, counts.negative, counts.label_overflow);
-}
-
-template <class Archive>
-void fields(Archive& archive, Identity& who) {
-  text(archive, who.server);
-  text(archive, who.server_label);
-  text(archive, who.model);
-  archive(who.engine, who.role, who.rank, who.lane);
 }
 
 template <class Archive>
@@ -350,15 +311,6 @@ Number number_at(std::string_view bytes, std::size_t offset) {
   return number;
 }
 
-// Reads a string in place, without the copy that a string stream makes.
-class BytesBuffer : public std::streambuf {
- public:
-  explicit BytesBuffer(std::string_view bytes) {
-    char* begin = const_cast<char*>(bytes.data());  // A get area; nothing is ever put.
-    setg(begin, begin, begin + bytes.size());
-  }
-};
-
 }  // namespace
 
 std::string encode_ledger(const LedgerImage& image) {
@@ -419,7 +371,7 @@ Result<LedgerImage> parse_untrusted_ledger(std::string_view bytes) {
   if (checksum(payload) != number_at<std::uint64_t>(bytes, 24))
     return Error{"its checksum is wrong"};
   try {
-    BytesBuffer buffer(payload);
+    ledger::BytesBuffer buffer(payload);
     std::istream stream(&buffer);
     cereal::PortableBinaryInputArchive archive(stream);
     Kept kept;

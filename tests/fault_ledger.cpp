@@ -340,6 +340,65 @@ TEST_F(LedgerTest, QuarantinedSegment_StaysAsItWasOverRestartsUntilItIsReleased)
   expect_counts(*last, Counts::after(1000, 1000));
 }
 
+// Finished requests are judged one by one, so what counts them is made of samples.
+TEST_F(LedgerTest, CountersOfSamplesOverKilledAggregators_CountOnceOrAreLost) {
+  Dice dice(test_seed() + 2);
+  Child child([&](const Line& line) {
+    rankbus::OpenOptions options = options_for(folder_.bus(), rankbus::Role::frontend);
+    options.segment_bytes = 64 << 10;
+    rankbus::Producer producer = rankbus::Producer::open(options);
+    line.say(producer.segment_name());
+    for (std::uint64_t n = 0; line.hear() == "on"; ++n) {
+      for (int request = 0; request < 100; ++request) {
+        rankbus::FinishedRequest finished;
+        finished.e2e_latency_seconds = request % 4 == 0 ? 3.0 : 0.5;
+        producer.record(finished);
+        if (request % 10 == 0) usleep(500);
+      }
+      line.say("done");
+    }
+    return 0;
+  });
+  const std::string name = child.hear();
+  const auto segment = open_segment(folder_.bus(), name);
+  ASSERT_TRUE(segment);
+  std::uint32_t stream = 0;
+  while (segment->streams()[stream].schema.name != "finished_request") ++stream;
+  const PublishedWords published(folder_.bus(), name);
+  // What was written before any aggregator is nobody's loss.
+  EXPECT_EQ(start()->end(SIGTERM), 0);
+  std::uint64_t kills = 0;
+  for (std::uint64_t round = 0; round < scaled(20) && !HasFailure(); ++round) {
+    const auto aggregator = start({}, {"--slo-end-to-end", "1"});
+    // Some bursts come while it reads, and some while nobody does.
+    child.say("on");
+    const bool reads_on = dice.one_in(2);
+    if (reads_on) child.hear();
+    const auto scrape = aggregator->scrape();
+    ASSERT_TRUE(scrape);
+    if (reads_on) {
+      const double judged = scrape->total("rankbus_slo_requests_total");
+      const double lost = scrape->total(
+          "rankbus_samples_lost_total{cause=\"lapped\",engine=\"0\",model_name=\"test-model\",rank="
+          "\"\",role=\"frontend\",stream=\"finished_request\"}");
+      EXPECT_EQ(judged + lost, static_cast<double>(published.of_stream(stream)))
+          << "round " << round;
+      EXPECT_GT(judged, 0);
+    }
+    usleep(static_cast<useconds_t>(dice.below(30'000)));
+    aggregator->end(SIGKILL);
+    ++kills;
+    if (!reads_on) child.hear();
+    for (std::uint64_t more = dice.below(3); more > 0; --more) {
+      child.say("on");
+      child.hear();
+    }
+  }
+  std::printf("%llu kills of the aggregator, %llu requests\n",
+              static_cast<unsigned long long>(kills),
+              static_cast<unsigned long long>(published.of_stream(stream)));
+}
+
 TEST_F(LedgerTest, BeforeTheFirstPassIsComplete_NothingIsShown) {
   auto aggregator = start();
   start_writer(0);

@@ -15,6 +15,7 @@ import tempfile
 import unittest
 
 import analysis_oracle
+import compare_truth
 import lib
 
 SAMPLE_RATE = 0.5
@@ -42,7 +43,8 @@ class Run:
             lib.wait_for(lambda: self.ranks_seen(aggregator) == processes, "the aggregator sees them", alive=both)
             simulator.send(signal.SIGUSR1)
             lib.wait_for(truth.exists, "the truth is written", 1200, both)
-            # A scrape reads everything that was published before it.
+            self.truth = json.loads(truth.read_text())
+            lib.wait_for(lambda: self.everything_is_read(aggregator), "everything is read", alive=both)
             self.scrape = aggregator.scrape()
             status, _, body = lib.http_get(aggregator.url("/api/v1/analysis"))
             assert status == 200, body
@@ -52,6 +54,9 @@ class Run:
     @staticmethod
     def ranks_seen(aggregator):
         return len(aggregator.scrape().select("rankbus_rank_info"))
+
+    def everything_is_read(self, aggregator):
+        return compare_truth.compare(self.truth, aggregator.scrape().samples).equal()
 
     def is_whole(self, streams):
         """Whether every sample was read, and none so late that its window had moved on."""

@@ -182,7 +182,11 @@ bool BusReader::pass(double now_s, bool fresh, const OnSample& on_sample) {
     scanned_s_ = now_s;
     tidy_identities(now_s);
   }
-  // Everybody has a turn; a fresh view takes as many as it needs to be one.
+  // Everybody has a turn; a fresh view takes as many as it needs to be one, up to what is published
+  // now and not when somebody's last turn ended.
+  if (fresh) {
+    for (auto& [name, segment] : live_) segment.reader->aim_anew();
+  }
   bool any = read_all(now_s, look, on_sample);
   const std::uint64_t end_ns = bus::monotonic_ns() + kFreshPass_ns;
   while (fresh && is_behind() && bus::monotonic_ns() < end_ns) {

@@ -113,6 +113,8 @@ class SegmentReader {
   // The last poll ended before it reached what was published when it, or the first of its like,
   // began; the next one goes on towards that.
   bool is_behind() const { return is_behind_ && error_.empty(); }
+  // The next poll reads up to what is published then, whatever the last one left.
+  void aim_anew() { is_behind_ = false; }
 
   // Nothing is left to read; with a dead writer, nothing ever will be.
   bool is_drained() const;

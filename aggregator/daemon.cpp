@@ -12,6 +12,7 @@
 #include <rankbus/aggregator/daemon.hpp>
 #include <rankbus/aggregator/mapping_guard.hpp>
 #include <rankbus/exporters/engine_log.hpp>
+#include <rankbus/exporters/http_hosts.hpp>
 #include <rankbus/exporters/http_server.hpp>
 #include <rankbus/exporters/log_output.hpp>
 #include <string>
@@ -22,6 +23,7 @@ namespace {
 struct AggregateOptions {
   std::string bus;
   std::string listen = "127.0.0.1:9855";
+  std::vector<std::string> host_names;
   double log_interval_s = 10;
   std::string log_file;
   std::string log_level = "info";
@@ -89,6 +91,8 @@ int run_aggregate(const AggregateOptions& options) {
   raise_descriptor_limit();
   auto address = parse_listen_address(options.listen);
   if (!address) return fail(2, "--listen " + options.listen + ": " + address.error());
+  const auto hosts = HttpHosts::parse(options.host_names);
+  if (!hosts) return fail(2, "--allow-host " + hosts.error());
   LogOptions log_options;
   log_options.level = spdlog::level::from_str(options.log_level);
   log_options.file = options.log_file;
@@ -132,8 +136,9 @@ int run_aggregate(const AggregateOptions& options) {
       });
   if (!aggregator) return fail(1, aggregator.error());
   Aggregator& running = *aggregator.value();
-  auto server =
-      HttpServer::start(*address, [&running](SnapshotParts parts) { return running.fresh(parts); });
+  auto server = HttpServer::start(
+      *address, [&running](SnapshotParts parts) { return running.fresh(parts); }, {},
+      options.host_names);
   if (!server) return fail(1, server.error());
   logger->info("Reading {}, metrics on http://{}/metrics", running.directory(),
                (*server)->address().text());
@@ -168,6 +173,12 @@ std::function<int()> add_aggregate_command(CLI::App& app) {
                       "Bus directory; else RANKBUS_BUS, /run/rankbus or /dev/shm/rankbus-$UID");
   command->add_option("--listen", options->listen, "Address and port for HTTP")
       ->capture_default_str();
+  command
+      ->add_option("--allow-host", options->host_names,
+                   "Name under which HTTP may be asked, besides addresses and localhost. Repeat for "
+                   "several")
+      ->type_name("NAME")
+      ->allow_extra_args(false);
   command
       ->add_option("--log-interval", options->log_interval_s,
                    "Seconds between throughput lines; 0: none. VLLM_LOG_STATS_INTERVAL is honoured")

@@ -2,157 +2,18 @@
 // Goal: the server answers as its header says, whatever its clients do.
 // Method: real sockets on loopback, on ports that the kernel chooses. Nothing here measures time;
 // what hangs is ended by the test runner.
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <atomic>
-#include <chrono>
 #include <future>
 #include <latch>
-#include <map>
-#include <rankbus/exporters/http_server.hpp>
-#include <stdexcept>
-#include <string_view>
-#include <thread>
 
-#include "unit_exporters_lib.hpp"
+#include "unit_exporters_http_lib.hpp"
 
 namespace rankbus::test {
 namespace {
 
-class Client {
- public:
-  explicit Client(std::uint16_t port, int receive_buffer_bytes = 0) {
-    fd_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (receive_buffer_bytes != 0) {
-      setsockopt(fd_, SOL_SOCKET, SO_RCVBUF, &receive_buffer_bytes, sizeof(receive_buffer_bytes));
-    }
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_port = htons(port);
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (connect(fd_, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
-      throw std::runtime_error("cannot connect");
-    }
-  }
-  ~Client() { close(fd_); }
-  Client(const Client&) = delete;
-  Client& operator=(const Client&) = delete;
-
-  // The server may close before it has read everything, which is no error here.
-  void send(std::string_view text) {
-    while (!text.empty()) {
-      const ssize_t sent = ::send(fd_, text.data(), text.size(), MSG_NOSIGNAL);
-      if (sent <= 0) return;
-      text.remove_prefix(static_cast<std::size_t>(sent));
-    }
-  }
-
-  void finish_sending() { shutdown(fd_, SHUT_WR); }
-
-  // All that arrives until the server closes.
-  std::string read_to_end() {
-    std::string all;
-    while (read_some(all)) {
-    }
-    return all;
-  }
-
-  // Up to the first occurrence of `end`.
-  std::string read_until(std::string_view end) {
-    std::string all;
-    while (all.find(end) == std::string::npos && read_some(all)) {
-    }
-    return all;
-  }
-
- private:
-  bool read_some(std::string& all) {
-    char buffer[16384];
-    const ssize_t received = recv(fd_, buffer, sizeof(buffer), 0);
-    if (received <= 0) return false;
-    all.append(buffer, static_cast<std::size_t>(received));
-    return true;
-  }
-
-  int fd_ = -1;
-};
-
-struct Reply {
-  int status = 0;
-  std::map<std::string, std::string> headers;
-  std::string body;
-};
-
-Reply parse_reply(const std::string& text) {
-  Reply reply;
-  const std::size_t head_end = text.find("\r\n\r\n");
-  if (head_end == std::string::npos) return reply;
-  reply.body = text.substr(head_end + 4);
-  std::istringstream head(text.substr(0, head_end));
-  std::string version;
-  head >> version >> reply.status;
-  std::string line;
-  std::getline(head, line);
-  while (std::getline(head, line)) {
-    if (!line.empty() && line.back() == '\r') line.pop_back();
-    const std::size_t colon = line.find(": ");
-    if (colon != std::string::npos) reply.headers[line.substr(0, colon)] = line.substr(colon + 2);
-  }
-  return reply;
-}
-
-std::string request_text(const std::string& method_and_path, const std::string& more_headers = "") {
-  return method_and_path + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" + more_headers +
-         "\r\n";
-}
-
-Reply fetch(const HttpServer& server, const std::string& method_and_path,
-            const std::string& more_headers = "") {
-  Client client(server.port());
-  client.send(request_text(method_and_path, more_headers));
-  return parse_reply(client.read_to_end());
-}
-
-// For servers that close idle connections soon: a test that is held up meanwhile just asks again.
-Reply fetch_until_answered(const HttpServer& server, const std::string& method_and_path) {
-  for (;;) {
-    Reply reply = fetch(server, method_and_path);
-    if (reply.status != 0) return reply;
-  }
-}
-
-std::shared_ptr<const Snapshot> shared(Snapshot shown) {
-  return std::make_shared<const Snapshot>(std::move(shown));
-}
-
-using Fresh = std::function<std::shared_ptr<const Snapshot>()>;
-
-std::unique_ptr<HttpServer> start(Fresh fresh, const HttpLimits& limits = {}) {
-  const auto address = parse_listen_address("127.0.0.1:0");
-  auto started = HttpServer::start(
-      address.value(), [fresh = std::move(fresh)](SnapshotParts) { return fresh(); }, limits);
-  if (!started) throw std::runtime_error(started.error());
-  return std::move(*started);
-}
-
-std::unique_ptr<HttpServer> start_with(Snapshot shown, const HttpLimits& limits = {}) {
-  return start([all = shared(std::move(shown))] { return all; }, limits);
-}
-
-// A body that no socket buffer holds.
-Snapshot big_snapshot() {
-  std::vector<Series> all;
-  all.reserve(8000);
-  for (int i = 0; i < 8000; ++i) {
-    all.push_back(series({{"i", std::to_string(i)}, {"text", std::string(1000, 'x')}},
-                         Number(std::uint64_t{1})));
-  }
-  return snapshot({family("big", "Big.", FamilyType::gauge, std::move(all))});
-}
+using namespace std::chrono_literals;
 
 std::size_t open_descriptors() {
   std::size_t count = 0;
@@ -220,10 +81,44 @@ TEST(HttpServer, Head_IsGetWithoutBody) {
 
 TEST(HttpServer, UnknownPath_Is404) {
   const auto server = start_with(mixed_snapshot());
-  for (const char* path : {"/nothing", "/metrics/", "/Metrics", "/../etc/passwd", "//"}) {
+  for (const char* path : {"/nothing",
+                           "/metrics/",
+                           "/Metrics",
+                           "/../etc/passwd",
+                           "//",
+                           "//metrics",
+                           "/./metrics",
+                           "/metrics/../metrics",
+                           "/x/../metrics",
+                           "/%6detrics",
+                           "/%2e/metrics",
+                           "/metrics%00",
+                           "/metrics%00.html",
+                           "/metrics%3Fengine=0",
+                           "/metrics;x",
+                           "/metrics#x",
+                           "*",
+                           "metrics",
+                           "\\metrics",
+                           "https://localhost/metrics",
+                           "http://localhost"}) {
     EXPECT_EQ(fetch(*server, std::string("GET ") + path).status, 404) << path;
   }
   EXPECT_EQ(fetch(*server, "POST /nothing").status, 404);
+}
+
+// The library takes a NUL for the end of what it stands in. What came before it is then asked for,
+// and nothing else: never a page of another name.
+TEST(HttpServer, NulInTarget_EndsIt) {
+  const auto server = start_with(mixed_snapshot());
+  using namespace std::string_literals;
+  for (const std::string& target : {"/nothing\0/metrics"s, "\0/metrics"s, "/metric\0s"s}) {
+    Client client(server->port());
+    client.send("GET " + target + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    client.finish_sending();
+    EXPECT_NE(parse_reply(client.read_to_end()).status, 200) << testing::PrintToString(target);
+  }
+  EXPECT_EQ(fetch(*server, "GET /metrics").body, render(mixed_snapshot()));
 }
 
 TEST(HttpServer, OtherMethods_Are405WithAllow) {
@@ -280,7 +175,7 @@ TEST(HttpServer, Analysis_IsJsonOfTheEnginesThatWereAskedFor) {
   ASSERT_TRUE(server);
   const Reply all = fetch(**server, "GET /api/v1/analysis");
   EXPECT_EQ(all.status, 200);
-  EXPECT_EQ(all.headers.at("content-type"), "application/json");
+  EXPECT_EQ(all.headers.at("Content-Type"), "application/json");
   EXPECT_EQ(all.body, R"({"engines":[{"engine":0,"server":"a"},{"engine":0,"server":"b"},)"
                       R"({"engine":1,"server":"b"}]})"
                       "\n");
@@ -414,13 +309,12 @@ TEST(HttpServer, PipelinedRequests_AreAllAnswered) {
 }
 
 TEST(HttpServer, SilentClient_IsClosedAndHindersNobody) {
-  const auto server = start_with(mixed_snapshot(), {.idle_timeout_s = 1});
+  const auto server = start_with(mixed_snapshot(), {.request_timeout = 1s});
   Client silent(server->port());
   Client half(server->port());
   half.send("GET /metrics HTT");
   EXPECT_EQ(fetch_until_answered(*server, "GET /metrics").status, 200);
   EXPECT_EQ(silent.read_to_end(), "");
-  // The library tells who had begun to ask why it was closed.
   EXPECT_EQ(half.read_to_end().find(" 200 "), std::string::npos);
   EXPECT_EQ(fetch_until_answered(*server, "GET /metrics").status, 200);
 }
@@ -463,7 +357,7 @@ TEST(HttpServer, HeadersBelowTheLimit_AreServed) {
 }
 
 TEST(HttpServer, Garbage_IsNotServed) {
-  const auto server = start_with(mixed_snapshot(), {.idle_timeout_s = 1});
+  const auto server = start_with(mixed_snapshot(), {.request_timeout = 1s});
   for (const std::string_view garbage :
        {std::string_view("\x16\x03\x01\x02\x00\x01\r\n\r\n", 10), std::string_view("\r\n\r\n\r\n"),
         std::string_view("GET\r\n\r\n"), std::string_view("GET /metrics HTTP/1.1\r\nHost"),
@@ -476,34 +370,81 @@ TEST(HttpServer, Garbage_IsNotServed) {
   EXPECT_EQ(fetch_until_answered(*server, "GET /metrics").status, 200);
 }
 
-TEST(HttpServer, FullConnectionTable_ServesTheNextWhenOneLeaves) {
-  std::atomic<bool> has_room = false;
-  std::atomic<bool> served_too_early = false;
-  auto shown = shared(mixed_snapshot());
-  const auto server = start(
-      [&] {
-        if (!has_room) served_too_early = true;
-        return shown;
-      },
-      {.connections = 2});
-  auto first = std::make_unique<Client>(server->port());
-  Client second(server->port());
+TEST(HttpServer, FullConnectionTable_TakesThePlaceOfTheIdlest) {
+  const auto server = start_with(mixed_snapshot(), {.connections = 2});
   const std::string kept = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
-  for (Client* client : {first.get(), &second}) {
+  Client first(server->port());
+  Client second(server->port());
+  for (Client* client : {&second, &first}) {
     client->send(kept);
     client->read_until("ok\n");
   }
-  Client third(server->port());
-  third.send(request_text("GET /metrics"));
-  // A server that took the third one in would do so before it answers these.
-  for (int i = 0; i < 100; ++i) {
-    second.send(kept);
-    second.read_until("ok\n");
-  }
-  has_room = true;
-  first.reset();
-  EXPECT_EQ(parse_reply(third.read_to_end()).status, 200);
-  EXPECT_FALSE(served_too_early);
+  EXPECT_EQ(fetch(*server, "GET /metrics").body, render(mixed_snapshot()));
+  EXPECT_EQ(second.read_to_end(), "");
+  first.send(kept);
+  EXPECT_EQ(parse_reply(first.read_until("ok\n")).status, 200) << "whoever asked last stays";
+}
+
+TEST(HttpServer, FullConnectionTable_LeavesThoseWhoWaitForTheBus) {
+  std::latch asked(1);
+  std::latch may_answer(1);
+  std::atomic<int> calls = 0;
+  auto shown = shared(mixed_snapshot());
+  const auto server = start(
+      [&] {
+        if (++calls == 1) {
+          asked.count_down();
+          may_answer.wait();
+        }
+        return shown;
+      },
+      {.connections = 1});
+  Client waiting(server->port());
+  waiting.send(request_text("GET /metrics"));
+  asked.wait();
+  Client turned_away(server->port());
+  EXPECT_EQ(turned_away.read_to_end(), "");
+  may_answer.count_down();
+  EXPECT_EQ(parse_reply(waiting.read_to_end()).body, render(mixed_snapshot()));
+}
+
+TEST(HttpServer, HeaderWithoutEnd_IsClosedThoughBytesKeepComing) {
+  const auto server = start_with(mixed_snapshot(), {.request_timeout = 1s});
+  Client dripping(server->port());
+  dripping.send("GET /metrics HTTP/1.1\r\nX: ");
+  std::atomic<bool> is_closed = false;
+  std::thread drip([&] {
+    while (!is_closed) {
+      dripping.send("x");
+      std::this_thread::sleep_for(10ms);
+    }
+  });
+  EXPECT_EQ(dripping.read_to_end().find(" 200 "), std::string::npos);
+  is_closed = true;
+  drip.join();
+}
+
+TEST(HttpServer, AnswerThatIsNotRead_IsBrokenOff) {
+  const auto server = start_with(big_snapshot(), {.answer_timeout = 1s});
+  Client slow(server->port(), 4096);
+  slow.send(request_text("GET /metrics"));
+  const std::string beginning = slow.read_until("\r\n\r\n");
+  slow.wait_until_reset();
+  EXPECT_EQ(parse_reply(beginning).status, 200);
+  EXPECT_EQ(fetch(*server, "GET /healthz").status, 200);
+}
+
+TEST(HttpServer, AnswersThatNobodyReads_HoldBoundedMemory) {
+  const auto server = start_with(big_snapshot(), {.held_answer_bytes = 1});
+  Client first(server->port(), 4096);
+  first.send(request_text("GET /metrics"));
+  first.read_until("\r\n\r\n");
+  Client second(server->port(), 4096);
+  second.send(request_text("GET /metrics"));
+  second.read_until("\r\n\r\n");
+  first.wait_until_reset();
+  EXPECT_EQ(fetch(*server, "GET /healthz").status, 200);
+  EXPECT_EQ(fetch(*server, "GET /metrics").body, render(big_snapshot()));
 }
 
 TEST(HttpServer, PortInUse_IsAnErrorThatSaysSo) {

@@ -124,7 +124,7 @@ TEST_F(LedgerTest, EverybodyKilledAtRandom_EveryCountIsExact) {
     }
     if (dice.one_in(3)) watch(*aggregator);
     if (killed_owners < owners && dice.one_in(4)) {
-      if (dice.one_in(2)) usleep(static_cast<useconds_t>(dice.below(60'000)));
+      if (dice.one_in(2)) let_pass_us(dice.below(60'000));
       if (dice.one_in(8)) {
         EXPECT_EQ(aggregator->end(SIGTERM), 0);
       } else {
@@ -184,7 +184,7 @@ TEST_F(LedgerTest, NewestImageDamagedAtAnyMoment_TheOlderOneLosesNothing) {
       EXPECT_TRUE(wait_until([&] { return Directory(folder_.bus()).segments().size() == 1; }));
     }
     kill_writer(1);
-    usleep(static_cast<useconds_t>(dice.below(40'000)));
+    let_pass_us(dice.below(40'000));
     aggregator->end(SIGKILL);
     const auto files = ledger_files(folder_.bus());
     if (files.size() == 2) damage(files[0]);
@@ -353,7 +353,7 @@ TEST_F(LedgerTest, CountersOfSamplesOverKilledAggregators_CountOnceOrAreLost) {
         rankbus::FinishedRequest finished;
         finished.e2e_latency_seconds = request % 4 == 0 ? 3.0 : 0.5;
         producer.record(finished);
-        if (request % 10 == 0) usleep(500);
+        if (request % 10 == 0) let_pass_us(500);
       }
       line.say("done");
     }
@@ -385,7 +385,7 @@ TEST_F(LedgerTest, CountersOfSamplesOverKilledAggregators_CountOnceOrAreLost) {
           << "round " << round;
       EXPECT_GT(judged, 0);
     }
-    usleep(static_cast<useconds_t>(dice.below(30'000)));
+    let_pass_us(dice.below(30'000));
     aggregator->end(SIGKILL);
     ++kills;
     if (!reads_on) child.hear();

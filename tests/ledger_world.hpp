@@ -23,6 +23,12 @@ inline std::string required_environment(const char* name) {
   return value;
 }
 
+// Lets a moment go by, so that what comes next meets the others somewhere else.
+inline void let_pass_us(std::uint64_t microseconds) {
+  const std::uint64_t end = rankbus::bus::monotonic_ns() + 1000 * microseconds;
+  while (rankbus::bus::monotonic_ns() < end) sched_yield();
+}
+
 // `/metrics` as text, and its samples by "name{labels}".
 struct Scrape {
   std::string text;
@@ -217,7 +223,7 @@ class Writer {
             producer.record(iteration);
             producer.record(rankbus::WorkerStep{.step = n});
             // Some bursts fit into the rings, and some lap the reader.
-            if (n % 200 == 0) usleep(static_cast<useconds_t>(n % 3 * 1000));
+            if (n % 200 == 0) let_pass_us(n % 3 * 1000);
           }
           (void)line.hear();
           return 0;

@@ -1,3 +1,5 @@
+// Labels: release-only
+//
 // tests/model_ledger.cpp: every order of kills, damage and strangers, for the ledger's decisions.
 //
 // Goal:   whatever is killed when, and whichever single file is damaged, no count goes back and
@@ -16,7 +18,8 @@
 #include <deque>
 #include <rankbus/aggregator/ledger_state.hpp>
 #include <string>
-#include <unordered_map>
+#include <unordered_set>
+#include <utility>
 #include <vector>
 
 namespace rankbus::ledger {
@@ -84,11 +87,11 @@ class Explorer {
       first.removals = 1;
       --first.saves;
     }
-    reach(first, {}, "");
+    reach(first, 0, "");
     while (!queue_.empty() && fault_.empty()) {
-      const World world = queue_.front();
+      const auto [world, number] = queue_.front();
       queue_.pop_front();
-      at_ = key(world);
+      at_ = number;
       step(world);
     }
     return fault_;
@@ -99,20 +102,20 @@ class Explorer {
 
  private:
   struct Way {
-    std::string from;
+    std::size_t from;
     std::string action;
   };
-  static std::string key(const World& world) {
-    return {reinterpret_cast<const char*>(&world), sizeof world};
-  }
-  void reach(const World& world, const std::string& from, const std::string& action) {
-    if (ways_.try_emplace(key(world), Way{from, action}).second) queue_.push_back(world);
+  void reach(const World& world, std::size_t from, const std::string& action) {
+    const std::string key{reinterpret_cast<const char*>(&world), sizeof world};
+    if (!known_.insert(key).second) return;
+    queue_.emplace_back(world, ways_.size());
+    ways_.push_back({from, action});
   }
   void next(const World& world, const std::string& action) { reach(world, at_, action); }
   void fail(const std::string& what, const std::string& action) {
     if (!fault_.empty()) return;
     std::vector<std::string> actions = {action};
-    for (std::string at = at_; !ways_.at(at).action.empty(); at = ways_.at(at).from)
+    for (std::size_t at = at_; at != 0; at = ways_.at(at).from)
       actions.push_back(ways_.at(at).action);
     for (std::size_t i = actions.size(); i-- > 0;) fault_ += "    " + actions[i] + "\n";
     fault_ += "  " + what + "\n";
@@ -326,9 +329,10 @@ class Explorer {
   }
 
   Rules rules_;
-  std::unordered_map<std::string, Way> ways_;
-  std::deque<World> queue_;
-  std::string at_;
+  std::unordered_set<std::string> known_;
+  std::vector<Way> ways_;  // To each known state, in the order in which they were found.
+  std::deque<std::pair<World, std::size_t>> queue_;
+  std::size_t at_ = 0;
   std::string fault_;
   std::size_t let_go_ = 0;
 };

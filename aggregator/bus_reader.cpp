@@ -165,6 +165,9 @@ Result<std::unique_ptr<BusReader>> BusReader::open(const BusOptions& options, Wa
     if (!ledger) return Error{ledger.error()};
     reader->ledger_ = std::move(ledger.value());
     reader->start_from_ledger();
+    for (const auto& [who, state] : reader->identities_)
+      reader->families_.learn(state.retired.values);
+    for (const auto& [name, left] : reader->unread_) reader->families_.learn(left->totals);
   }
   return reader;
 }
@@ -187,10 +190,10 @@ bool BusReader::pass(double now_s, bool fresh, const OnSample& on_sample) {
   if (fresh) {
     for (auto& [name, segment] : live_) segment.reader->aim_anew();
   }
-  bool any = read_all(now_s, look, on_sample);
+  bool any = read_all(now_s, look, false, on_sample);
   const std::uint64_t end_ns = bus::monotonic_ns() + kFreshPass_ns;
   while (fresh && is_behind() && bus::monotonic_ns() < end_ns) {
-    any = read_all(now_s, false, on_sample) || any;
+    any = read_all(now_s, false, true, on_sample) || any;
   }
   // A writer that outruns its reader must not keep the others from being seen.
   const double waited_s = now_s - static_cast<double>(opened_ns_) * 1e-9;
@@ -200,10 +203,15 @@ bool BusReader::pass(double now_s, bool fresh, const OnSample& on_sample) {
   return any;
 }
 
-bool BusReader::read_all(double now_s, bool look, const OnSample& on_sample) {
+// With `only_behind`, who has been read as far as this view goes has no further turn.
+bool BusReader::read_all(double now_s, bool look, bool only_behind, const OnSample& on_sample) {
   bool any = false;
   for (auto at = live_.begin(); at != live_.end();) {
     LiveSegment& segment = at->second;
+    if (only_behind && !segment.is_dying && !segment.reader->is_behind()) {
+      ++at;
+      continue;
+    }
     const bool alive = read_live(segment, now_s, look, on_sample);
     any = any || segment.active_s == now_s;
     check_floor(segment);
@@ -215,6 +223,7 @@ bool BusReader::read_all(double now_s, bool look, const OnSample& on_sample) {
       continue;
     }
     retire(segment, now_s);
+    series_.close(segment.series);
     const std::string name = at->first;
     at = live_.erase(at);
     catching_up_.erase(name);
@@ -263,7 +272,10 @@ bool BusReader::read_live(LiveSegment& segment, double now_s, bool ask_liveness,
     look_at_file(segment);
   }
   const SampleSink sink = [&](const Sample& sample) { on_sample(segment, sample); };
-  if (segment.reader->poll(dead, sink, bus::monotonic_ns() + kTurn_ns)) segment.active_s = now_s;
+  if (segment.reader->poll(dead, sink, bus::monotonic_ns() + kTurn_ns)) {
+    segment.active_s = now_s;
+    series_.show_rows(*segment.reader, segment.series);
+  }
   // Nothing can be written any more, so this ends: each poll reads on or finds a contradiction.
   segment.is_dying = dead && !segment.reader->is_drained();
   if (segment.reader->error().empty()) return !dead || segment.is_dying;
@@ -361,6 +373,8 @@ void BusReader::attach(std::vector<std::unique_ptr<SegmentReader>> found, double
     segment.who = identify(reader->header());
     segment.attached_s = segment.active_s = now_s;
     segment.reader = std::move(reader);
+    families_.judge_untrusted(*segment.reader, warn_);
+    series_.open_untrusted(*segment.reader, segment.series, warn_);
     segment.began_here = segment.reader->header().anchor_monotonic_ns >= opened_ns_;
     resume(segment);
     recall_engine(segment.who);

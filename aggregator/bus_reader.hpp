@@ -10,11 +10,13 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <rankbus/aggregator/family_registry.hpp>
 #include <rankbus/aggregator/field_value.hpp>
 #include <rankbus/aggregator/identity.hpp>
 #include <rankbus/aggregator/identity_state.hpp>
 #include <rankbus/aggregator/ledger.hpp>
 #include <rankbus/aggregator/segment_reader.hpp>
+#include <rankbus/aggregator/series_budget.hpp>
 #include <set>
 #include <string>
 #include <vector>
@@ -42,6 +44,7 @@ struct LiveSegment {
     const char* kind = reader->error_kind();
     return quarantine.empty() || kind[0] != '\0' ? kind : "inconsistent";
   }
+  SeriesAccount series;
   bool is_dying = false;  // Its writer is gone, and there is more to read than one pass has time.
   bool has_foreign_name = false;  // Its name leads to another file, which is nobody's.
   bool writer_is_gone = false;    // Of a quarantined one; any other is retired then.
@@ -129,7 +132,7 @@ class BusReader {
   void check_twin(const SegmentReader& reader, const SegmentReader& earlier,
                   bool earlier_has_label);
   Identity identify(const bus::SegmentHeader& header);
-  bool read_all(double now_s, bool look, const OnSample& on_sample);
+  bool read_all(double now_s, bool look, bool only_behind, const OnSample& on_sample);
   bool is_behind() const;
   bool read_live(LiveSegment& segment, double now_s, bool ask_liveness, const OnSample& on_sample);
   void note_end(const LiveSegment& segment);
@@ -157,6 +160,8 @@ class BusReader {
   std::set<std::string> postponed_;              // May do better at the next scan; said once.
   std::set<std::string> foreign_names_;          // Of other files than were read under them.
   ByteAccess access_ = ByteAccess::copied;
+  FamilyRegistry families_;
+  SeriesBudget series_;
   std::set<std::string> separate_runs_;  // Run ids that get a server label.
   std::map<std::string, std::shared_ptr<const LedgerIncarnation>> unread_;
   std::set<std::string> catching_up_;  // Found by the first scan, and not yet read to their end.

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <rankbus/aggregator/field_value.hpp>
+#include <rankbus/aggregator/series_budget.hpp>
 #include <rankbus/bus/declaration.hpp>
 #include <string_view>
 
@@ -35,7 +36,7 @@ class Extractor {
       } else if (plan.by_labels == 0) {
         add(field, plan, base_labels(field), 0);
       } else {
-        add_rows(field, plan);
+        add_rows(field, plan, adds_series_by_row(stream_.schema, f));
       }
     }
   }
@@ -53,7 +54,7 @@ class Extractor {
 
   // Rows are tuples of all labels of the stream; a field shows those that it names, so that several
   // rows may add up to one series.
-  void add_rows(const FieldSchema& field, const bus::FieldPlan& plan) {
+  void add_rows(const FieldSchema& field, const bus::FieldPlan& plan, bool is_bounded) {
     const bus::StreamPlan& stream = stream_.schema.plan;
     const auto used = static_cast<std::uint32_t>(stream_.totals[bus::kBodyRowsUsed]);
     for (std::uint32_t row = 0; row < used; ++row) {
@@ -61,7 +62,8 @@ class Extractor {
       const bool empty =
           std::all_of(total, total + plan.row_words, [](Word word) { return word == 0; });
       if (row == 0 && empty) continue;  // Nothing went to `other`.
-      const std::uint64_t key = row == 0 ? 0 : stream_.totals[bus::kBodyHeadWords + row];
+      const bool is_other = row == 0 || (is_bounded && row >= stream_.rows_shown);
+      const std::uint64_t key = is_other ? 0 : stream_.totals[bus::kBodyHeadWords + row];
       Labels labels = base_labels(field);
       for (std::uint32_t position = 0; position < stream.label_count; ++position) {
         if ((plan.by_labels >> position & 1) == 0) continue;

@@ -280,16 +280,16 @@ void SegmentReader::verify_at(StreamState& stream, std::uint64_t records) {
 }
 
 // Copies records until one is not whole, or, with `skip_others`, all that are.
-void SegmentReader::copy_batch(const StreamState& stream, std::uint64_t from, std::uint64_t end,
+void SegmentReader::copy_batch(const StreamState& stream, std::uint64_t from, std::uint64_t count,
                                bool writer_is_dead, bool skip_others) {
   const StreamSchema& schema = stream.schema;
   const std::size_t words = schema.plan.payload_words;
-  const std::size_t most = records_a_batch(schema);
+  // Numbers near 2^64 are as good as any, so counts are compared and not ends.
+  count = std::min<std::uint64_t>(count, records_a_batch(schema));
   batch_.numbers.clear();
-  batch_.payloads.resize(words * most);
+  batch_.payloads.resize(words * records_a_batch(schema));
   batch_.ended_by = SlotOutcome::whole;
-  end = std::min<std::uint64_t>(end, from + most);
-  for (std::uint64_t record = from; record < end; ++record) {
+  for (std::uint64_t record = from; record - from < count; ++record) {
     Word* copy = batch_.payloads.data() + batch_.numbers.size() * words;
     const SlotOutcome outcome = bytes_->read_slot_untrusted(
         slot_offset(schema, record), record, schema.capacity, copy, words, writer_is_dead);
@@ -335,10 +335,10 @@ bool SegmentReader::follow(std::size_t index, bool writer_is_dead, const SampleS
       compare_at = next_checkpoint(stream, target);
       continue;
     }
-    const std::uint64_t end = std::min(stream.position + budget, target);
-    const bool compares = compare_at && *compare_at > stream.position;
-    copy_batch(stream, stream.position, compares ? std::min(end, *compare_at) : end, writer_is_dead,
-               false);
+    std::uint64_t count = std::min(budget, target - stream.position);
+    if (compare_at && *compare_at > stream.position)
+      count = std::min(count, *compare_at - stream.position);
+    copy_batch(stream, stream.position, count, writer_is_dead, false);
     if (!file_is_whole()) return true;
     budget -= batch_.numbers.size();
     switch (batch_.ended_by) {
@@ -399,16 +399,18 @@ bool SegmentReader::end_lapped(std::size_t index, bool writer_is_dead) {
     contradict("stream " + stream.schema.name + ": record " + std::to_string(lapped) +
                " is overwritten, and no checkpoint lies behind it");
   }
-  return restarted;
+  // A checkpoint at the lapped record helps nobody; the next poll looks for a later one.
+  return restarted && stream.position != lapped;
 }
 
 // Totals begin at a checkpoint; windows and percentiles know only what they are shown, so they get
 // the samples before it, as far as the ring still has them.
 void SegmentReader::show_history(StreamState& stream, bool writer_is_dead, const SampleSink& sink) {
   while (sink && stream.history_from < stream.first_position) {
-    const std::uint64_t end = std::min<std::uint64_t>(
-        stream.first_position, stream.history_from + records_a_batch(stream.schema));
-    copy_batch(stream, stream.history_from, end, writer_is_dead, true);
+    const std::uint64_t count = std::min<std::uint64_t>(stream.first_position - stream.history_from,
+                                                        records_a_batch(stream.schema));
+    const std::uint64_t end = stream.history_from + count;
+    copy_batch(stream, stream.history_from, count, writer_is_dead, true);
     if (!file_is_whole()) return;
     // Those from the point on where counting began that are not among the copied ones.
     stream.lost_lapped += end - std::clamp(stream.seen_before, stream.history_from, end);
@@ -541,6 +543,20 @@ bool SegmentReader::is_drained() const {
           std::all_of(streams_.begin(), streams_.end(), [](const StreamState& stream) {
             return stream.position == stream.published;
           }));
+}
+
+void SegmentReader::hide_field(std::size_t stream, std::size_t field) {
+  streams_[stream].schema.fields[field].metric.clear();
+  ++hidden_fields_;
+}
+
+std::uint64_t SegmentReader::hidden_rows() const {
+  std::uint64_t hidden = 0;
+  for (const StreamState& stream : streams_) {
+    const std::uint64_t used = stream.totals.empty() ? 0 : stream.totals[bus::kBodyRowsUsed];
+    if (used > stream.rows_shown) hidden += used - stream.rows_shown;
+  }
+  return hidden;
 }
 
 // Texts of labels are learnt once. Whatever happens to them later, series keep their labels.

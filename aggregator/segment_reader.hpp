@@ -59,9 +59,10 @@ using SampleSink = std::function<void(const Sample&)>;
 
 struct StreamState {
   StreamSchema schema;
-  std::vector<bus::Word> totals;  // A body, as of `position`; empty if samples only.
-  std::uint64_t position = 0;     // The next record to read.
-  std::uint64_t published = 0;    // As last seen.
+  std::vector<bus::Word> totals;   // A body, as of `position`; empty if samples only.
+  std::uint32_t rows_shown = ~0u;  // Rows of labels from this one on are shown as `other`.
+  std::uint64_t position = 0;      // The next record to read.
+  std::uint64_t published = 0;     // As last seen.
   std::uint64_t first_position =
       0;  // Where reading began; samples before it were never this reader's.
   std::uint64_t seen_before = 0;   // Samples below it were counted before, or by nobody.
@@ -124,6 +125,14 @@ class SegmentReader {
   // Whether the name still leads to the file that is read, or to none.
   bool has_its_name(int directory) const { return bytes_->has_its_name(directory, name_); }
 
+  // Shows nothing of that field from now on; samples have it all the same.
+  void hide_field(std::size_t stream, std::size_t field);
+  std::uint64_t hidden_fields() const { return hidden_fields_; }
+  // Shows so many rows of the stream's labels under their own texts, the others as `other`.
+  void show_rows(std::size_t stream, std::uint32_t rows) { streams_[stream].rows_shown = rows; }
+  // Rows that are shown as `other`.
+  std::uint64_t hidden_rows() const;
+
   // Text of a dictionary entry, 1 and up, as it was when it was first seen; empty if it was not.
   std::string dictionary_text(std::uint64_t entry) const;
 
@@ -155,7 +164,7 @@ class SegmentReader {
   bool follow(std::size_t index, bool writer_is_dead, const SampleSink& sink);
   bool catch_up(StreamState& stream, bool writer_is_dead);
   bool end_lapped(std::size_t index, bool writer_is_dead);
-  void copy_batch(const StreamState& stream, std::uint64_t from, std::uint64_t end,
+  void copy_batch(const StreamState& stream, std::uint64_t from, std::uint64_t count,
                   bool writer_is_dead, bool skip_others);
   void fold_batch(StreamState& stream, const SampleSink& sink);
   void look_for_abandoned(StreamState& stream);
@@ -179,6 +188,7 @@ class SegmentReader {
   bool is_behind_ = false;
   std::uint64_t deadline_ns_ = 0;    // Of the poll that is going on.
   std::uint64_t targets_at_ns_ = 0;  // When `published` of the streams was loaded.
+  std::uint64_t hidden_fields_ = 0;
   std::string error_;
   const char* error_kind_ = "";
 };

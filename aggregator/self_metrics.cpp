@@ -247,7 +247,10 @@ void add_self_metrics(const BusReader& bus, const TickClock& clock, double now_s
     }
   }
   for (const auto& [name, segment] : bus.live()) {
-    if (!segment.writer_is_gone) living[segment.who] = &segment;
+    const LiveSegment*& shown = living[segment.who];
+    // Of two with the same identity, one that is read speaks for both.
+    if (!segment.writer_is_gone && (shown == nullptr || segment.quarantine.empty()))
+      shown = &segment;
     const bus::SegmentHeader& header = segment.reader->header();
     std::optional<double>
         newest_s;  // A virtual stamp says nothing of age; then, when it was noticed.
@@ -266,6 +269,18 @@ void add_self_metrics(const BusReader& bus, const TickClock& clock, double now_s
                 "1 for a segment that contradicts itself and is read no more",
                 joined(rank_labels(segment.who), {{"reason", segment.quarantine_kind()}}),
                 segment.who, std::uint64_t{1});
+    }
+    if (segment.reader->hidden_rows() > 0) {
+      out.gauge("rankbus_label_rows_over_budget",
+                "Label values of a producer that are shown as `other`, because it makes too many "
+                "series",
+                rank_labels(segment.who), segment.who, segment.reader->hidden_rows());
+    }
+    if (segment.reader->hidden_fields() > 0) {
+      out.gauge("rankbus_refused_fields",
+                "Fields of a producer that are not shown: their family is something else, or they "
+                "are too many series",
+                rank_labels(segment.who), segment.who, segment.reader->hidden_fields());
     }
     if (segment.writer_is_gone) continue;
     out.gauge("rankbus_rank_info", "1; axes, place and process of a producer", info_labels(segment),

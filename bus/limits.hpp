@@ -25,7 +25,7 @@ inline constexpr std::uint32_t kMinCapacity = 64;
 inline constexpr std::uint32_t kMaxCapacity = 1u << 20;
 inline constexpr std::uint64_t kMaxSegmentBytes = 64ull * 1024 * 1024;
 inline constexpr std::uint32_t kMaxSegments = 4096;
-// Not enforced yet; declared, so that both sides will use the same numbers.
+// Lines of the text format. The aggregator enforces them; producers may declare and record more.
 inline constexpr std::uint32_t kMaxSeriesPerSegment = 2000;
 inline constexpr std::uint32_t kMaxSeriesPerNode = 1'000'000;
 inline constexpr std::uint32_t kMaxAxes = 8;

@@ -438,6 +438,10 @@ TEST_F(Segments, ImpossibleCheckpoints_EndInAContradiction) {
     for (const int which : {0, 1}) i.checkpoint(1, which)[1 + 4] = 0;
   });
   ends("published far ahead", [](I i) { *i.published(0) = ~std::uint64_t{0}; });
+  ends("numbers at their end", [](I i) {
+    *i.published(0) = ~std::uint64_t{0} - 5;
+    for (const int which : {0, 1}) i.checkpoint(0, which)[1] = ~std::uint64_t{0} - 20;
+  });
   ends("published one ahead", [](I i) { *i.published(0) += 1; });
   ends("published far ahead, samples only", [](I i) { *i.published(2) = std::uint64_t{1} << 62; });
   ends("published back at the start", [](I i) { *i.published(0) = 0; });

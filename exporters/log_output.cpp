@@ -8,13 +8,15 @@
 #include <cstring>
 #include <mutex>
 #include <rankbus/exporters/log_output.hpp>
+#include <rankbus/exporters/log_text.hpp>
+#include <string>
 #include <string_view>
 #include <utility>
 
 namespace rankbus {
 namespace {
 
-constexpr char kLinePattern[] = "%* %m-%d %H:%M:%S [rankbus] %v";
+constexpr char kLinePattern[] = "%* %m-%d %H:%M:%S [rankbus] %+";
 constexpr mode_t kLogFileMode = 0644;  // Before the umask. Lines hold no client text.
 
 // Python's names of the levels, in which vLLM logs.
@@ -46,6 +48,25 @@ class LevelName : public spdlog::custom_flag_formatter {
         return "CRITICAL";
     }
   }
+};
+
+// The message, harmless whoever's words are in it: warnings quote names that processes and files
+// bear, and a message is one line, whatever it holds.
+class HarmlessMessage : public spdlog::custom_flag_formatter {
+ public:
+  void format(const spdlog::details::log_msg& message, const std::tm&,
+              spdlog::memory_buf_t& line) override {
+    text_.clear();
+    append_log_text_untrusted({message.payload.data(), message.payload.size()}, text_);
+    line.append(text_.data(), text_.data() + text_.size());
+  }
+
+  std::unique_ptr<custom_flag_formatter> clone() const override {
+    return std::make_unique<HarmlessMessage>();
+  }
+
+ private:
+  std::string text_;  // Kept for its memory.
 };
 
 int open_log_file(const std::string& path) {
@@ -112,7 +133,7 @@ Result<LogOutput> LogOutput::open(const LogOptions& options) {
   }
   output.logger_ = std::make_shared<spdlog::logger>("rankbus", sinks.begin(), sinks.end());
   auto formatter = std::make_unique<spdlog::pattern_formatter>();
-  formatter->add_flag<LevelName>('*').set_pattern(kLinePattern);
+  formatter->add_flag<LevelName>('*').add_flag<HarmlessMessage>('+').set_pattern(kLinePattern);
   output.logger_->set_formatter(std::move(formatter));
   output.logger_->set_level(options.level);
   output.logger_->flush_on(spdlog::level::trace);

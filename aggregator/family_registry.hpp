@@ -25,7 +25,7 @@ struct FamilyMeaning {
   bus::Reduction reduction = bus::Reduction::sum;
   std::set<std::string> labels;  // Names; of built-in families only.
 
-  // "a counter of u64 in bytes, reduced by sum, by engine and pool"
+  // "a counter of u64 in bytes, reduced by sum, with label pool"
   std::string text() const;
 };
 

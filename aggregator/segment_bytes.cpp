@@ -152,7 +152,8 @@ void SegmentBytes::take_copies(Copies& copies, std::uint64_t offset, std::size_t
 }
 
 Word SegmentBytes::load_published_untrusted(std::uint64_t offset) {
-  if (is_mapped()) return bus::ProcessMemory().load_published(mapped_word(offset));
+  const bus::ProcessMemory memory;
+  if (is_mapped()) return memory.load_published(mapped_word(offset));
   window_.words = 0;
   Word word = 0;
   copy_untrusted(offset, &word, sizeof word);
@@ -160,7 +161,8 @@ Word SegmentBytes::load_published_untrusted(std::uint64_t offset) {
 }
 
 Word SegmentBytes::load_interned_untrusted(std::uint64_t offset) {
-  if (is_mapped()) return bus::ProcessMemory().load_interned(mapped_word(offset));
+  const bus::ProcessMemory memory;
+  if (is_mapped()) return memory.load_interned(mapped_word(offset));
   Word word = 0;
   copy_untrusted(offset, &word, sizeof word);
   return word;

@@ -387,7 +387,8 @@ bool SegmentReader::end_lapped(std::size_t index, bool writer_is_dead) {
   StreamState& stream = streams_[index];
   const std::uint64_t lapped = stream.position;
   // The word that told of the later record was read before this.
-  bus::ProcessMemory().fence_before_recheck();
+  const bus::ProcessMemory memory;
+  memory.fence_before_recheck();
   if (load_published(index) - lapped < stream.schema.capacity) {
     contradict("stream " + stream.schema.name + ": the slot of record " + std::to_string(lapped) +
                " is ahead of what was published");

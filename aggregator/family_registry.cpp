@@ -43,9 +43,10 @@ bool starts_with(const std::string& text, const char* prefix) {
   return text.rfind(prefix, 0) == 0;
 }
 
-// Names that the aggregator, or Prometheus itself, gives to series that no producer feeds. Fields
-// of the built-in types that feed a `rankbus_` family are known before this is asked.
+// Names that the aggregator, or Prometheus itself, gives to series that no producer feeds. What the
+// built-in types feed is known before this is asked; what the simulator adds bears its own name.
 bool is_reserved(const std::string& family) {
+  if (starts_with(family, "rankbus_simulated_")) return false;
   return family == "up" || family == "ALERTS" || family == "ALERTS_FOR_STATE" ||
          starts_with(family, "scrape_") || starts_with(family, "process_") ||
          starts_with(family, "rankbus_");

@@ -157,6 +157,7 @@ void Aggregator::one_pass(bool fresh) {
 }
 
 std::shared_ptr<const Snapshot> Aggregator::make_snapshot(SnapshotParts parts) {
+  feeds_.analysis.forget_engines(*bus_, pass_s_, options_.reduce.retain_engine_s);
   // Not a later time: by it, who lived in this pass would already be gone for a moment.
   Snapshot snapshot = rankbus::make_snapshot(*bus_, feeds_, clock_, pass_s_, options_.reduce);
   if (parts == SnapshotParts::analyses_too) snapshot.analyses = feeds_.analysis.analyses();

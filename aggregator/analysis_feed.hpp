@@ -3,34 +3,33 @@
 //
 // Everything here is made of samples. What was written and not read is counted by stream, and said
 // with every answer; the totals of the same records are exact, and are not made here. After a loss
-// in a stream its followed blocks are forgotten, and sizes of caches are taken from its totals.
+// in a stream its followed blocks are forgotten. Sizes of caches come from totals alone.
 //
 // What one pass brings is applied in the order of its stamps, so that it does not matter to which
 // ranks the records were dealt out; only between passes is the order that of reading, which may
-// move a peak or the moment of an alert. Time is the records' own: CLOCK_MONOTONIC of this node, or
-// the virtual clock that they bear. No wall clock decides anything.
+// move the moment of an alert or of a scheduler's commit. A block is its writer's: whoever
+// allocates it also tells its end. Time is the records' own: CLOCK_MONOTONIC of this node, or the
+// virtual clock that they bear, which begins anew with each run, and the windows with it. Processes
+// of the other clock than the engine's are not analysed. No wall clock decides anything.
 //
 // Bounds: by engine, those of BlockResidency, MultiLevelCacheMetrics and SchedulerStatsCollector,
 // made when such records come; at most kMaxEngines engines: a further one takes the place of the
 // one that ended first, and is not analysed while all of them live.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <optional>
 #include <rankbus/aggregator/alerts.hpp>
 #include <rankbus/aggregator/analysis/block_residency.hpp>
 #include <rankbus/aggregator/analysis/cache_metrics.hpp>
 #include <rankbus/aggregator/analysis/scheduler_stats_collector.hpp>
+#include <rankbus/aggregator/analysis_events.hpp>
 #include <rankbus/aggregator/goodput.hpp>
 #include <rankbus/aggregator/sample_fields.hpp>
 #include <rankbus/aggregator/tick_clock.hpp>
-#include <set>
 #include <string>
 #include <string_view>
-#include <variant>
 #include <vector>
 
 namespace rankbus {
@@ -63,9 +62,6 @@ static_assert(Accumulates<Coverage>);
 
 class FamilyBuilder;
 struct AnalysisEngine;
-struct AnalysisSegment;
-struct AnalysisStream;
-struct AnalysisEvent;
 
 // Used by the reading thread only.
 class AnalysisFeed {
@@ -83,13 +79,15 @@ class AnalysisFeed {
   // Forgets what it keeps for segments that are gone.
   void forget_dead(const BusReader& bus);
 
-  // What only samples tell and must not begin anew with each aggregator: goodput. For the ledger,
+  // Forgets the past of engines whose last process ended more than `retain_s` seconds ago; counters
+  // stay.
+  void forget_engines(const BusReader& bus, double now_s, double retain_s);
+
+  // What only samples tell and must not begin anew with each aggregator: counters. For the ledger,
   // after `end_pass`; back from it before the first pass. False if the bytes are nobody's.
   std::string saved_counters() const;
   bool restore_untrusted(std::string_view bytes);
 
-  // Finished requests of an engine; null if none was judged.
-  const Goodput* goodput(const EngineKey& engine) const;
   // Adds the families of analysis_outputs.hpp, of engines that had a living process in the last
   // `retain_s` seconds.
   void add_families(const BusReader& bus, double now_s, double retain_s, FamilyBuilder& out) const;
@@ -101,35 +99,31 @@ class AnalysisFeed {
  private:
   using Engine = AnalysisEngine;
   using Segment = AnalysisSegment;
-  using Stream = AnalysisStream;
+  using Stream = AnalysisSegment::Stream;
   using Event = AnalysisEvent;
 
+  Engine* find_engine(const LiveSegment& live);
   Segment& find_segment(const LiveSegment& live);
-  void forget_engine_that_ended_first();
-  Stream* find_stream(const LiveSegment& segment, const StreamSchema& schema);
-  void count(Stream& stream, const LiveSegment& segment, const Sample& sample,
-             std::int64_t time_ns);
-  static void count_losses_at_the_end(Stream& stream, const LiveSegment& segment);
+  Stream* find_stream(const LiveSegment& live, const StreamSchema& schema);
+  static std::int64_t time_of(Engine& engine, const LiveSegment& live, const Sample& sample,
+                              const TickClock& clock);
+  static bool count(Stream& stream, const LiveSegment& live, const Sample& sample,
+                    std::int64_t time_ns);
+  static void count_losses_at_the_end(Stream& stream, const LiveSegment& live);
   static void count_coverage(Stream& stream, const Coverage& seen, std::int64_t time_ns);
-  void decode(Stream& stream, const LiveSegment& segment, const Sample& sample,
-              std::int64_t time_ns);
-  void observe_scheduler(Stream& stream, const LiveSegment& segment, const Sample& sample,
-                         std::int64_t time_ns);
-  void apply(const Event& event);
-  static void take_sizes(Segment& segment, const SegmentReader& reader);
-  static void sum_sizes(Engine& engine);
+  void forget_engine_that_ended_first();
 
   AnalysisOptions options_;
   std::map<EngineKey, std::unique_ptr<Engine>> engines_;
-  std::map<std::string, std::unique_ptr<Segment>> segments_;  // By the name of their file.
+  std::map<std::uint64_t, std::unique_ptr<Segment>> segments_;  // By the serial of their reader.
   std::uint64_t next_segment_ = 1;
   std::uint64_t engines_ended_ = 0;
   const StreamSchema* latest_schema_ = nullptr;  // Records of a stream come in batches.
+  std::uint64_t latest_serial_ = 0;
   Stream* latest_stream_ = nullptr;
   std::vector<Event> events_;
-  std::vector<std::uint64_t> block_ids_;  // Of all events of the pass.
-  std::uint64_t next_pass_ = 1;
-  double wall_behind_monotonic_s_ = 0;  // Realtime less monotonic, of this pass.
+  std::vector<std::uint64_t> ids_;  // Of all events of the pass.
+  std::uint64_t pass_ = 1;
 };
 
 }  // namespace rankbus

@@ -16,8 +16,7 @@ constexpr const char* kRequests = "finished_request";
 
 constexpr AnalysisOutput kOutputs[] = {
     {"rankbus_cache_combined_hit_ratio", kGauge,
-     "Hits of all cache levels / lookups of all cache levels, since this aggregator began", "",
-     kLookups},
+     "Hits of all cache levels / lookups of all cache levels, of all that were read", "", kLookups},
     {"rankbus_cache_efficiency_ratio", kGauge,
      "Hit ratio of the last 60 s x (1 - share of evicted blocks that nobody had accessed)", "level",
      "cache_lookup cache_eviction"},
@@ -37,13 +36,12 @@ constexpr AnalysisOutput kOutputs[] = {
      "while it does not grow",
      "level", kStorage},
     {"rankbus_cache_size_bytes", kGauge,
-     "Written less freed bytes, of living processes; set right from totals after a loss", "level",
+     "Written less freed bytes of the living processes, from their totals: exact", "level",
      kStorage},
     {"rankbus_cache_window_bytes_per_second", kGauge,
-     "Bytes asked for, found or not, per second from the first to the last lookup of the last 60 s",
-     "level", kLookups},
-    {"rankbus_cache_window_hit_ratio", kGauge, "Hits / lookups of the last 60 s", "level",
-     kLookups},
+     "Bytes asked for, found or not, per second over the last 60 s", "level", kLookups},
+    {"rankbus_cache_window_hit_ratio", kGauge,
+     "Hits / lookups of the last 60 s; absent without lookups", "level", kLookups},
     {"rankbus_cache_window_latency_seconds", kGauge,
      "Latency of the lookups of the last 60 s that were timed; quantiles within 1/129 of the value",
      "level stat", kLookups},
@@ -55,8 +53,9 @@ constexpr AnalysisOutput kOutputs[] = {
      "nobody had accessed",
      "level metric", kBlocks},
     {"rankbus_kv_block_evictions_estimate", kGauge,
-     "Evictions of all blocks by the sample; within low and high in about 95 of 100 cases", "bound",
-     kBlocks},
+     "Evictions of all blocks by the sample; within low and high in about 95 of 100 cases. Absent "
+     "once a record of blocks was lost or missed",
+     "bound", kBlocks},
     {"rankbus_kv_block_followed_evictions_total", kCounter,
      "Evictions of blocks that were followed from their allocation", "", kBlocks},
     {"rankbus_kv_block_forgotten_total", kCounter,
@@ -75,13 +74,22 @@ constexpr AnalysisOutput kOutputs[] = {
     {"rankbus_kv_block_recent_reused_ratio", kGauge,
      "Share that was accessed more than once, of the latest 1,000 evicted blocks of the sample", "",
      kBlocks},
+    {"rankbus_kv_block_refused_records_total", kCounter,
+     "Records of block operations whose sample rate is none, or another than that of the engine's "
+     "other processes",
+     "", kBlocks},
     {"rankbus_kv_block_sample_rate", kGauge, "Share of the blocks that is followed", "", kBlocks},
     {"rankbus_kv_block_trend_slope", kGauge,
      "Least squares over the latest 100 evictions of the sample: change from one to the next",
      "metric", kBlocks},
+    {"rankbus_kv_block_unmatched_evictions_total", kCounter,
+     "Evictions of blocks of the sample whose allocation was not read from the same process", "",
+     kBlocks},
     {"rankbus_kv_blocks_followed", kGauge, "Blocks that are followed now", "", kBlocks},
     {"rankbus_kv_blocks_live_estimate", kGauge,
-     "Live blocks by the sample; within low and high in about 95 of 100 cases", "bound", kBlocks},
+     "Live blocks by the sample; within low and high in about 95 of 100 cases. Absent once a "
+     "record of blocks was lost or missed",
+     "bound", kBlocks},
     {"rankbus_prefix_distinct", kGauge,
      "Different prefixes that were found; exact up to 2,048, then within 0.82 % (standard error)",
      "", kLookups},
@@ -98,7 +106,9 @@ constexpr AnalysisOutput kOutputs[] = {
      "one: what is made of samples stands for so much",
      "stream", ""},
     {"rankbus_slo_goodput_ratio", kGauge,
-     "Share of the requests finished in the last 60 s that met every limit", "", kRequests},
+     "Share of the requests finished in the last 60 s that met every limit, of those that can be "
+     "judged",
+     "", kRequests},
     {"rankbus_slo_goodput_requests_per_second", kGauge,
      "Requests per second that met every limit, over the last 60 s", "", kRequests},
     {"rankbus_slo_missed_total", kCounter,
@@ -108,8 +118,13 @@ constexpr AnalysisOutput kOutputs[] = {
      "limit", kRequests},
     {"rankbus_slo_requests_total", kCounter,
      "Finished requests by whether they met every limit; requests that ended by abort or error "
-     "missed",
+     "missed; unknown: none was missed, and not all that was promised was told",
      "result", kRequests},
+    {"rankbus_slo_ttft_estimated_total", kCounter,
+     "Finished requests that were judged by the time in the queue and in prefill, because the "
+     "engine "
+     "does not tell the time to first token",
+     "", kRequests},
 };
 
 }  // namespace

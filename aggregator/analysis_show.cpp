@@ -1,6 +1,5 @@
 // What the analyses say: as families, as alerts, as JSON.
-#include <algorithm>
-#include <cmath>
+#include <cctype>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <rankbus/aggregator/analysis_engine.hpp>
@@ -14,8 +13,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Caches that are so full are worth an alert; only where a capacity is known.
-constexpr double kHighPressure = 0.9;
+// Of its capacity.
+constexpr double kFull = 0.9;
 // An anomaly is a moment; as an alert it holds for so long.
 constexpr std::int64_t kAnomalyHolds_ns = 60'000'000'000;
 
@@ -34,6 +33,8 @@ Json dict_of(const Coverage& coverage) {
 Json dict_of(const Goodput& goodput) {
   return {{"met", goodput.met},
           {"missed", goodput.missed},
+          {"unknown", goodput.unknown},
+          {"ttft_estimated", goodput.estimated},
           {"ratio", goodput.ratio()},
           {"missed_by_limit",
            {{"ttft", goodput.missed_ttft},
@@ -53,7 +54,8 @@ class EngineFamilies {
     const AnalysisOutput* output = find_analysis_output(name);
     if (output == nullptr) throw std::logic_error(std::string(name) + " is no output of ours");
     const std::string help = std::string(output->help) + ". Made of samples";
-    out_.series(name, output->type, help, joined(labels_, own), who_).value = value;
+    out_.series(name, output->type, help, joined(labels_, in_small_letters(own)), who_).value =
+        value;
   }
   void add(const Family& family) {
     for (const Series& series : family.series)
@@ -61,27 +63,52 @@ class EngineFamilies {
   }
 
  private:
+  // The replaced systems wrote LIFETIME and CRITICAL; labels are written as everywhere else here.
+  static Labels in_small_letters(Labels labels) {
+    for (auto& [label, value] : labels) {
+      if (label != "metric" && value != "INFO" && value != "WARNING" && value != "CRITICAL")
+        continue;
+      for (char& c : value) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    }
+    return labels;
+  }
+
   const Identity& who_;
   Labels labels_;
   FamilyBuilder& out_;
 };
 
-void add_blocks(const analysis::BlockResidency& blocks, EngineFamilies& out) {
-  for (const Family& family : blocks.families()) {
-    // Totals of all blocks come from the records' own totals, which miss nothing.
-    if (find_analysis_output(family.name.c_str()) != nullptr) out.add(family);
+bool is_estimate(const std::string& family) {
+  return family.size() > 9 && family.compare(family.size() - 9, 9, "_estimate") == 0;
+}
+
+void add_blocks(const AnalysisEngine& engine, EngineFamilies& out) {
+  for (const auto& [series, count] : engine.block_counters())
+    out.add(series.first.c_str(), count, series.second);
+  if (!engine.blocks) return;
+  for (const Family& family : engine.blocks->families()) {
+    const bool is_shown = family.type != FamilyType::counter &&
+                          find_analysis_output(family.name.c_str()) != nullptr &&
+                          (engine.saw_all_blocks || !is_estimate(family.name));
+    if (is_shown) out.add(family);
   }
 }
 
 void add_level(const std::string& level, const CacheMetrics& cache, std::int64_t now_ns,
                EngineFamilies& out) {
   const CacheWindowStats window = cache.window_stats(now_ns);
+  const CacheActivity activity = cache.window_activity(now_ns);
   const Labels labels{{"level", level}};
   const auto add = [&](const char* name, const Number& value) { out.add(name, value, labels); };
-  add("rankbus_cache_window_hit_ratio", window.hit_rate);
-  add("rankbus_cache_window_lookups",
-      static_cast<double>(window.hits) + static_cast<double>(window.misses));
-  add("rankbus_cache_window_bytes_per_second", window.bytes_per_second);
+  if (activity.lookups() != 0) {
+    add("rankbus_cache_window_hit_ratio", window.hit_rate);
+    add("rankbus_cache_efficiency_ratio", cache.efficiency_score(now_ns));
+  }
+  add("rankbus_cache_window_lookups", activity.lookups());
+  const double bytes =
+      static_cast<double>(activity.hit_bytes) + static_cast<double>(activity.miss_bytes);
+  add("rankbus_cache_window_bytes_per_second",
+      bytes * 1e9 / static_cast<double>(cache.options().window_ns));
   const auto add_latency = [&](const char* stat, double latency_ns) {
     out.add("rankbus_cache_window_latency_seconds", latency_ns * 1e-9,
             {{"level", level}, {"stat", stat}});
@@ -95,7 +122,6 @@ void add_level(const std::string& level, const CacheMetrics& cache, std::int64_t
   add("rankbus_cache_next_evictions_per_second", cache.next_window_eviction_rate(now_ns));
   add("rankbus_cache_size_bytes", cache.current_size_bytes());
   add("rankbus_cache_peak_bytes", cache.peak_size_bytes());
-  add("rankbus_cache_efficiency_ratio", cache.efficiency_score(now_ns));
   if (const auto until_full = cache.seconds_until_full(now_ns))
     add("rankbus_cache_seconds_until_full", *until_full);
 }
@@ -108,7 +134,7 @@ void add_prefixes(const PrefixTracker& prefixes, EngineFamilies& out) {
   };
   add_length("mean", prefixes.average_length());
   add_length("p50", prefixes.lengths().quantile(0.5));
-  add_length("p90", prefixes.lengths().quantile(0.9));
+  add_length("p95", prefixes.lengths().quantile(0.95));
   add_length("p99", prefixes.lengths().quantile(0.99));
 }
 
@@ -126,6 +152,8 @@ void add_goodput(const AnalysisEngine& engine, const SloLimits& limits, EngineFa
   const Goodput& goodput = engine.goodput;
   out.add("rankbus_slo_requests_total", goodput.met, {{"result", "met"}});
   out.add("rankbus_slo_requests_total", goodput.missed, {{"result", "missed"}});
+  out.add("rankbus_slo_requests_total", goodput.unknown, {{"result", "unknown"}});
+  if (limits.ttft_s) out.add("rankbus_slo_ttft_estimated_total", goodput.estimated);
   const auto add_missed = [&](const char* limit, std::uint64_t missed) {
     out.add("rankbus_slo_missed_total", missed, {{"limit", limit}});
   };
@@ -137,7 +165,7 @@ void add_goodput(const AnalysisEngine& engine, const SloLimits& limits, EngineFa
   if (limits.end_to_end_s) add_missed("end_to_end", goodput.missed_end_to_end);
   add_missed("failed", goodput.failed);
   const Goodput recent = engine.recent_goodput.read(engine.now_ns);
-  if (!recent.is_empty()) out.add("rankbus_slo_goodput_ratio", recent.ratio());
+  if (recent.met + recent.missed != 0) out.add("rankbus_slo_goodput_ratio", recent.ratio());
   out.add("rankbus_slo_goodput_requests_per_second",
           static_cast<double>(recent.met) * 1e9 /
               static_cast<double>(engine.recent_goodput.window_ns()));
@@ -162,6 +190,39 @@ Alert about(const AnalysisEngine& engine, std::string name, AlertLevel level, st
   return alert;
 }
 
+void raise_anomalies(const AnalysisEngine& engine, const analysis::BlockResidency& blocks,
+                     AlertBoard& board) {
+  for (const analysis::CacheAlert& anomaly : blocks.alerts().pending()) {
+    if (analysis::elapsed_ns(anomaly.stamp_ns, engine.now_ns) > kAnomalyHolds_ns) continue;
+    // In rising order on both sides.
+    const auto level = static_cast<AlertLevel>(anomaly.level);
+    const bool is_lifetime = anomaly.metric == analysis::MetricType::lifetime;
+    Alert alert = about(engine, is_lifetime ? "kv_block_lifetime" : "kv_block_unused", level,
+                        "rankbus_kv_block_alerts_total");
+    alert.value = anomaly.value;
+    alert.threshold = anomaly.threshold;
+    alert.message = anomaly.message;
+    board.raise(std::move(alert));
+  }
+}
+
+// A cache that is nearly full is what caches are for; one that has to evict besides is too small.
+void raise_if_full(const AnalysisEngine& engine, const std::string& level,
+                   const CacheMetrics& cache, AlertBoard& board) {
+  const auto capacity = cache.capacity_bytes();
+  if (!capacity || *capacity == 0 || cache.eviction_rate(engine.now_ns) <= 0) return;
+  const double used =
+      static_cast<double>(cache.current_size_bytes()) / static_cast<double>(*capacity);
+  if (used < kFull) return;
+  Alert alert = about(engine, "cache_full", AlertLevel::warning, "rankbus_cache_size_bytes");
+  alert.labels = joined(alert.labels, {{"level", level}});
+  alert.value = used;
+  alert.threshold = kFull;
+  alert.message = "the cache " + level + " of engine " + alert.engine + " is " +
+                  std::to_string(static_cast<int>(used * 100)) + " % full and evicts";
+  board.raise(std::move(alert));
+}
+
 }  // namespace
 
 void AnalysisFeed::add_families(const BusReader& bus, double now_s, double retain_s,
@@ -173,7 +234,7 @@ void AnalysisFeed::add_families(const BusReader& bus, double now_s, double retai
   for (const auto& [key, engine] : engines_) {
     if (shown.count(key) == 0) continue;
     EngineFamilies families(engine->who, out);
-    if (engine->blocks) add_blocks(*engine->blocks, families);
+    add_blocks(*engine, families);
     if (!engine->caches.is_empty()) add_caches(engine->caches, engine->now_ns, families);
     if (options_.slo.any()) add_goodput(*engine, options_.slo, families);
     for (const auto& [stream, source] : engine->sources) {
@@ -196,28 +257,11 @@ void AnalysisFeed::add_families(const BusReader& bus, double now_s, double retai
 void AnalysisFeed::raise_alerts(AlertBoard& board) const {
   if (!options_.statistical_alerts) return;
   for (const auto& [key, engine] : engines_) {
-    if (engine->blocks) {
-      for (const analysis::CacheAlert& anomaly : engine->blocks->alerts().pending()) {
-        if (analysis::elapsed_ns(anomaly.stamp_ns, engine->now_ns) > kAnomalyHolds_ns) continue;
-        // In rising order on both sides.
-        const auto level = static_cast<AlertLevel>(anomaly.level);
-        const bool is_lifetime = anomaly.metric == analysis::MetricType::lifetime;
-        Alert alert = about(*engine, is_lifetime ? "kv_block_lifetime" : "kv_block_unused", level,
-                            "rankbus_kv_block_alerts_total");
-        alert.value = anomaly.value;
-        alert.threshold = anomaly.threshold;
-        alert.message = anomaly.message;
-        board.raise(std::move(alert));
-      }
-    }
-    const MemoryPressure pressure = engine->caches.memory_pressure(engine->now_ns);
-    if (pressure.is_relative_to_peak || pressure.pressure < kHighPressure) continue;
-    Alert alert = about(*engine, "cache_memory_pressure", AlertLevel::warning,
-                        "rankbus_cache_memory_pressure_ratio");
-    alert.value = pressure.pressure;
-    alert.threshold = kHighPressure;
-    alert.message = "the caches of engine " + alert.engine + " are nearly full and evict";
-    board.raise(std::move(alert));
+    if (!engine->lives()) continue;
+    if (engine->blocks) raise_anomalies(*engine, *engine->blocks, board);
+    engine->caches.for_each_level([&](const std::string& level, const CacheMetrics& cache) {
+      raise_if_full(*engine, level, cache, board);
+    });
   }
 }
 
@@ -239,11 +283,12 @@ std::vector<EngineAnalysis> AnalysisFeed::analyses() const {
                  {"sources", sources}};
     if (engine->scheduler) json["scheduler"] = scheduler_dict(*engine->scheduler);
     if (engine->blocks) {
-      const analysis::Instant now{engine->now_ns,
-                                  engine->wall_s(engine->now_ns, wall_behind_monotonic_s_)};
+      const analysis::Instant now{engine->now_ns, engine->wall_s(engine->now_ns)};
       json["kv_blocks"] = engine->blocks->export_to_dict(now);
-      json["kv_blocks"]["refused_records"] = engine->refused_block_records;
+      if (!engine->saw_all_blocks) json["kv_blocks"]["estimates"] = nullptr;
     }
+    if (engine->blocks || engine->refused_block_records != 0)
+      json["kv_blocks"]["refused_records"] = engine->refused_block_records;
     if (!engine->caches.is_empty()) json["caches"] = summary(engine->caches, engine->now_ns);
     if (options_.slo.any()) {
       json["slo"] = dict_of(engine->goodput);

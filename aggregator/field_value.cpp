@@ -220,6 +220,12 @@ FieldValues extract_values(const SegmentReader& reader) {
   return out;
 }
 
+FieldValues extract_values(const SegmentReader& reader, const StreamState& stream) {
+  FieldValues out;
+  if (!stream.totals.empty()) Extractor(reader, stream, out).extract();
+  return out;
+}
+
 bool add_value(FieldValue& into, const FieldValue& from) {
   if (into.kind != from.kind || into.type != from.type || into.unit != from.unit ||
       into.reduction != from.reduction) {

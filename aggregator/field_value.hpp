@@ -38,6 +38,8 @@ using FieldValues = std::map<FieldKey, FieldValue>;
 // Everything exposed that a producer's totals say. Children of an enumeration are there from the
 // start, at zero.
 FieldValues extract_values(const SegmentReader& reader);
+// The same of one of its streams.
+FieldValues extract_values(const SegmentReader& reader, const StreamState& stream);
 
 // Text of a label field's value; `other` if it has none.
 std::string label_text(const SegmentReader& reader, const FieldSchema& label, std::uint64_t value);

@@ -26,6 +26,8 @@ struct SloLimits {
 struct Goodput {
   std::uint64_t met = 0;
   std::uint64_t missed = 0;
+  std::uint64_t unknown = 0;    // Missed none, and did not tell all that was promised.
+  std::uint64_t estimated = 0;  // Judged by the estimate of the time to first token.
   // By the limit that was missed; a request may miss several. Requests that ended by abort or error
   // missed what they were for.
   std::uint64_t missed_ttft = 0;           // As the engine measured it.
@@ -35,13 +37,16 @@ struct Goodput {
   std::uint64_t failed = 0;
 
   double ratio() const {
-    return is_empty() ? 0 : static_cast<double>(met) / static_cast<double>(met + missed);
+    const double judged = static_cast<double>(met) + static_cast<double>(missed);
+    return judged == 0 ? 0 : static_cast<double>(met) / judged;
   }
   void aggregate(const Goodput& other) {
     for (const auto field : counts()) add_saturating(this->*field, other.*field);
   }
-  bool is_empty() const { return met == 0 && missed == 0; }
-  ReducedStats reduce() const { return {{"met", met}, {"missed", missed}, {"ratio", ratio()}}; }
+  bool is_empty() const { return met == 0 && missed == 0 && unknown == 0; }
+  ReducedStats reduce() const {
+    return {{"met", met}, {"missed", missed}, {"unknown", unknown}, {"ratio", ratio()}};
+  }
   void reset() { *this = {}; }
   bool operator==(const Goodput&) const = default;
 
@@ -51,9 +56,11 @@ struct Goodput {
   }
 
  private:
-  static constexpr std::array<std::uint64_t Goodput::*, 7> counts() {
+  static constexpr std::array<std::uint64_t Goodput::*, 9> counts() {
     return {&Goodput::met,
             &Goodput::missed,
+            &Goodput::unknown,
+            &Goodput::estimated,
             &Goodput::missed_ttft,
             &Goodput::missed_ttft_estimate,
             &Goodput::missed_inter_token,
@@ -73,8 +80,9 @@ class GoodputJudge {
 
  private:
   std::optional<double> seconds(const Sample& sample, int field) const;
+  bool has_failed(const Sample& sample) const;
   int first_token_ = -1, queued_ = -1, prefill_ = -1, per_token_ = -1, end_to_end_ = -1;
-  int reason_ = -1;
+  int reason_ = -1, tokens_ = -1;
 };
 
 }  // namespace rankbus

@@ -46,23 +46,24 @@ SampleFeed::Use SampleFeed::use_of(const StreamSchema& stream) {
   Use use;
   if (stream.name == "scheduler_step") {
     use.purpose = Purpose::scheduler_step;
-    use.fields = find_scalars<10>(stream, {"prefix_cache_reset", "prefix_cache_requests",
-                                   "prefix_cache_queries", "prefix_cache_hits",
-                                   "external_prefix_cache_reset", "external_prefix_cache_requests",
-                                   "external_prefix_cache_queries", "external_prefix_cache_hits"});
+    use.fields =
+        find_scalars<10>(stream, {"prefix_cache_reset", "prefix_cache_requests",
+                                  "prefix_cache_queries", "prefix_cache_hits",
+                                  "external_prefix_cache_reset", "external_prefix_cache_requests",
+                                  "external_prefix_cache_queries", "external_prefix_cache_hits"});
   } else if (stream.name == "multimodal_cache") {
     use.purpose = Purpose::multimodal_cache;
     use.fields = find_scalars<10>(stream, {"reset", "requests", "queries", "hits"});
   } else if (stream.name == "cuda_graph") {
     use.purpose = Purpose::cuda_graph;
-    use.fields = find_scalars<10>(stream, {"num_unpadded_tokens", "num_padded_tokens", "num_paddings",
-                                   "runtime_mode", "captured"});
+    use.fields = find_scalars<10>(stream, {"num_unpadded_tokens", "num_padded_tokens",
+                                           "num_paddings", "runtime_mode", "captured"});
   } else if (stream.name == "iteration_details") {
     use.purpose = Purpose::iteration_details;
-    use.fields =
-        find_scalars<10>(stream, {"iteration_index", "num_ctx_requests", "num_ctx_tokens",
-                          "num_generation_requests", "num_generation_tokens", "num_encoder_inputs",
-                          "num_encoder_output_tokens", "elapsed_ms", "kv_cache_usage", "is_dummy"});
+    use.fields = find_scalars<10>(
+        stream, {"iteration_index", "num_ctx_requests", "num_ctx_tokens", "num_generation_requests",
+                 "num_generation_tokens", "num_encoder_inputs", "num_encoder_output_tokens",
+                 "elapsed_ms", "kv_cache_usage", "is_dummy"});
   } else if (use.connector = connector_of(stream.name); !use.connector.empty()) {
     use.purpose = Purpose::connector;
   }
@@ -71,10 +72,12 @@ SampleFeed::Use SampleFeed::use_of(const StreamSchema& stream) {
 
 const SampleFeed::Use& SampleFeed::find_use(const LiveSegment& segment,
                                             const StreamSchema& stream) {
-  if (latest_stream_ == &stream) return *latest_use_;
-  const auto [at, is_new] = uses_[segment.reader.get()].try_emplace(&stream);
+  const std::uint64_t serial = segment.reader->serial();
+  if (latest_stream_ == &stream && latest_serial_ == serial) return *latest_use_;
+  const auto [at, is_new] = uses_[serial].try_emplace(&stream);
   if (is_new) at->second = use_of(stream);
   latest_stream_ = &stream;
+  latest_serial_ = serial;
   latest_use_ = &at->second;
   return at->second;
 }
@@ -108,7 +111,8 @@ void SampleFeed::observe(const LiveSegment& segment, const Sample& sample) {
 void SampleFeed::observe_caches(const LiveSegment& segment, const Use& use, const Sample& sample) {
   const EngineKey engine = engine_of(segment.who);
   auto& feeders = feeders_[engine];
-  if (feeders.insert(segment.reader.get()).second && feeders.size() == 1) windows_.erase(engine);
+  if (feeders.insert(segment.reader->serial()).second && feeders.size() == 1)
+    windows_.erase(engine);
   for (CacheWindows* windows : {&windows_[engine], &server_windows_[server_key(engine)]}) {
     if (use.purpose == Purpose::multimodal_cache) {
       observe_cache(use, sample, 0, windows->multimodal);
@@ -236,10 +240,9 @@ std::vector<IterationDetail> SampleFeed::take_iterations() {
 void SampleFeed::forget_dead(const BusReader& bus) {
   latest_stream_ = nullptr;
   latest_use_ = nullptr;
-  const auto is_gone = [&](const SegmentReader* reader) {
-    return std::none_of(bus.live().begin(), bus.live().end(),
-                        [&](const auto& live) { return live.second.reader.get() == reader; });
-  };
+  std::set<std::uint64_t> living;
+  for (const auto& [name, live] : bus.live()) living.insert(live.reader->serial());
+  const auto is_gone = [&](std::uint64_t serial) { return living.count(serial) == 0; };
   std::erase_if(uses_, [&](const auto& entry) { return is_gone(entry.first); });
   for (auto& [engine, feeders] : feeders_) std::erase_if(feeders, is_gone);
   // A server without any feeder is over; its window would speak of another life.

@@ -82,14 +82,15 @@ class SampleFeed {
   void observe_batch(const LiveSegment& segment, const Use& use, const Sample& sample);
   void observe_iteration(const LiveSegment& segment, const Use& use, const Sample& sample);
 
-  std::map<const SegmentReader*, Uses> uses_;
+  std::map<std::uint64_t, Uses> uses_;           // By the serial of the reader.
   const StreamSchema* latest_stream_ = nullptr;  // Records of a stream come in batches.
+  std::uint64_t latest_serial_ = 0;
   const Use* latest_use_ = nullptr;
   std::map<EngineKey, CacheWindows> windows_;
   std::map<std::string, CacheWindows> server_windows_;
   // Who feeds an engine's windows. They are of one life of the engine: when all are gone and
   // somebody comes, they begin anew.
-  std::map<EngineKey, std::set<const SegmentReader*>> feeders_;
+  std::map<EngineKey, std::set<std::uint64_t>> feeders_;  // Serials of their readers.
   std::map<EngineKey, Interval> intervals_;
   std::vector<IterationDetail> iterations_;
   std::uint64_t batches_seen_ = 0;

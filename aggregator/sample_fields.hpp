@@ -1,4 +1,5 @@
-// aggregator/sample_fields.hpp: the fields of samples by name, for whoever needs records one by one.
+// aggregator/sample_fields.hpp: the fields of samples by name, for whoever needs records one by
+// one.
 //
 // A stream that is named like a built-in type may be anything: what it lacks, or has in another
 // shape, is not there.
@@ -50,12 +51,13 @@ inline int find_array(const StreamSchema& stream, std::string_view name, bus::Ty
   return plan.capacity > 1 && plan.type == type ? field : -1;
 }
 
-// An absent or missing number counts as 0 here.
+// An absent, missing or negative number counts as 0 here.
 inline std::uint64_t whole(const Sample& sample, int field) {
   if (field < 0) return 0;
   const bus::Type type = sample.stream.plan.fields[field].type;
   const std::uint64_t raw = sample.raw(field);
-  return type == bus::Type::f64 || bus::is_absent(type, raw) ? 0 : raw;
+  const bool is_negative = type == bus::Type::i64 && static_cast<std::int64_t>(raw) < 0;
+  return type == bus::Type::f64 || is_negative || bus::is_absent(type, raw) ? 0 : raw;
 }
 inline bool has_number(const Sample& sample, int field) {
   return field >= 0 && !bus::is_absent(sample.stream.plan.fields[field].type, sample.raw(field));

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <rankbus/aggregator/segment_reader.hpp>
 #include <rankbus/bus/clock.hpp>
@@ -60,6 +61,11 @@ bool goes_back(const bus::StreamPlan& plan, const std::vector<Word>& now,
 }  // namespace
 
 SegmentReader::~SegmentReader() = default;
+
+std::uint64_t SegmentReader::next_serial() {
+  static std::atomic<std::uint64_t> next{1};
+  return next.fetch_add(1, std::memory_order_relaxed);
+}
 
 Result<std::unique_ptr<SegmentReader>> SegmentReader::open_untrusted(int directory,
                                                                      const std::string& name,

@@ -137,6 +137,8 @@ class SegmentReader {
   std::string dictionary_text(std::uint64_t entry) const;
 
   const std::string& name() const { return name_; }
+  // Of no other reader of this process: one file may be read anew.
+  std::uint64_t serial() const { return serial_; }
   const bus::SegmentHeader& header() const { return header_; }
   const std::vector<StreamState>& streams() const { return streams_; }
   const std::string& error() const { return error_; }
@@ -153,6 +155,7 @@ class SegmentReader {
   };
 
   SegmentReader() = default;
+  static std::uint64_t next_serial();
   void begin_streams();
   void begin(StreamState& stream, std::size_t index, bool writer_is_dead);
   void contradict(const std::string& what);
@@ -188,6 +191,7 @@ class SegmentReader {
   bool is_behind_ = false;
   std::uint64_t deadline_ns_ = 0;    // Of the poll that is going on.
   std::uint64_t targets_at_ns_ = 0;  // When `published` of the streams was loaded.
+  const std::uint64_t serial_ = next_serial();
   std::uint64_t hidden_fields_ = 0;
   std::string error_;
   const char* error_kind_ = "";

@@ -69,8 +69,8 @@ def page():
         "",
         f"Made by `tests/contract_seed_rows.py`. Rows: {ROWS['source']}.",
         "",
-        "What these rows name exists as value types and is proved by the tests on the right. Feeding S0 to S2 from records on",
-        "the bus, and showing them on `/metrics`, is not there yet; S3 flows from rank to log and `/metrics`.",
+        "The tests on the right prove the value types; records on the bus feed them (S0 to S2: `unit_analysis_feed`,",
+        "`e2e_analysis_trace`; S3: `e2e_user_connector`, `e2e_every_line`), and `/metrics` and `/api/v1/analysis` show them.",
         "",
         "`scripts/mutate` breaks rows on purpose, twenty drawn at random or those that are named, and says whether the tests",
         "on the right notice: `scripts/mutate --seed 20261122`, `scripts/mutate --rows S1-19,S2`.",
@@ -83,6 +83,9 @@ def page():
                 # Single examples say more than properties.
                 named = sorted(tests.get(row, []), key=lambda test: not test.startswith("unit_"))[:3]
                 lines.append(f"| {row} | {tag} | {shown} | {'; '.join(f'`{test}`' for test in named)} |")
+    lines += ["", "## S4: Engine monitor, owed", "", "An engine monitor with reports is not built; nothing here is ticked.", ""]
+    lines += ["| row | | behaviour |", "|---|---|---|"]
+    lines += [f"| {row} | {tag} | {text.replace('|', chr(92) + '|')} |" for row, (tag, text) in ROWS["owed"].items()]
     lines += ["", "## Numbers worked by hand", "", "| | given and expected | rows | test |", "|---|---|---|---|"]
     for number, names in tests_by_number().items():
         rows = sorted(row for row in tests if set(tests[row]) & set(names))

@@ -114,7 +114,8 @@ class CacheMetrics {
     own_peak_bytes_ = std::max(own_peak_bytes_, current_size_bytes());
   }
   void observe_eviction(const EvictionEvent& event) {
-    if (event.bytes_freed > current_size_bytes()) add_saturating(size_inconsistencies_, 1);
+    if (!told_size_bytes_ && event.bytes_freed > current_size_bytes())
+      add_saturating(size_inconsistencies_, 1);
     lifetime_.add(event);
     if (CacheActivity* slot = slot_at(event.time_ns)) slot->add(event);
     eviction_rates_.add(event.time_ns);
@@ -136,6 +137,7 @@ class CacheMetrics {
   void set_capacity(std::optional<std::uint64_t> bytes) { own_capacity_bytes_ = bytes; }
   // The size as somebody knows it who missed no write and no eviction; from then on it stands for
   // the difference of those that were observed.
+  bool is_size_told() const { return told_size_bytes_.has_value(); }
   void set_size(std::uint64_t bytes) {
     told_size_bytes_ = bytes;
     own_peak_bytes_ = std::max(own_peak_bytes_, bytes);

@@ -107,6 +107,8 @@ std::vector<Family> BlockResidency::families(const Labels& labels) const {
   count("rankbus_kv_block_evictions_total", "Evictions of all blocks.", total_evictions_);
   count("rankbus_kv_block_followed_evictions_total", "Evictions of blocks that were followed.",
         health_.followed_evictions);
+  count("rankbus_kv_block_unmatched_evictions_total",
+        "Evictions of sampled blocks whose allocation nobody saw.", health_.unmatched_evictions);
   count("rankbus_kv_block_forgotten_total", "Followed blocks dropped after a loss.",
         health_.forgotten_blocks);
   out.add("rankbus_kv_block_sample_rate", "Share of the blocks that is followed.",

@@ -20,8 +20,7 @@ class Blocks(unittest.TestCase):
         followed = rankbus.sampled(BLOCKS, RATE)
         self.assertTrue(300 < len(followed) < 700, len(followed))
         self.assertEqual(rankbus.sampled(BLOCKS, 1.0), BLOCKS)
-        bus = lib.temporary_bus()
-        with lib.Aggregator(bus) as aggregator:
+        with lib.temporary_bus() as bus, lib.Aggregator(bus) as aggregator:
             with rankbus.Producer(role="scheduler", model="m", bus=bus, records=["kv_block_operations"]) as producer:
                 handle = producer.handle("kv_block_operations")
                 handle(operation="allocate", num_blocks=len(BLOCKS), sample_rate=RATE, block_ids=followed)

@@ -48,7 +48,7 @@ class SloAndAlerts(unittest.TestCase):
             failed = [r["finish_reason"] in ("abort", "error") for r in requests]
             missed = sum(map(any, zip(late, slow, long, failed)))
             self.assertGreater(missed, 0)
-            for limit, those in [("ttft", late), ("inter_token", slow), ("end_to_end", long), ("failed", failed)]:
+            for limit, those in [("ttft_estimate", late), ("inter_token", slow), ("end_to_end", long), ("failed", failed)]:
                 self.assertEqual(scrape.value("rankbus_slo_missed_total", engine=str(engine), limit=limit), sum(those))
             found = {
                 result: scrape.value("rankbus_slo_requests_total", engine=str(engine), result=result)

@@ -12,6 +12,35 @@
 
 #include "bus_fixture.hpp"
 
+namespace hostile {
+
+// Slots of 192 bytes, some of which lie on two pages; every field is the record's number.
+#define HOSTILE_STRIP_ROWS(FIELD, OPTIONAL, ARRAY)           \
+  FIELD(std::uint64_t, number, stamp(), "From 1")            \
+  FIELD(std::uint64_t, a, counter("strip_a_total"), "First") \
+  FIELD(std::uint64_t, b, counter("strip_b_total"), "Next")  \
+  FIELD(std::uint64_t, c, counter("strip_c_total"), "Next")  \
+  FIELD(std::uint64_t, d, counter("strip_d_total"), "Next")  \
+  FIELD(std::uint64_t, e, counter("strip_e_total"), "Next")  \
+  FIELD(std::uint64_t, f, counter("strip_f_total"), "Next")  \
+  FIELD(std::uint64_t, g, counter("strip_g_total"), "Next")  \
+  FIELD(std::uint64_t, h, counter("strip_h_total"), "Next")  \
+  FIELD(std::uint64_t, i, counter("strip_i_total"), "Next")  \
+  FIELD(std::uint64_t, j, counter("strip_j_total"), "Next")  \
+  FIELD(std::uint64_t, k, counter("strip_k_total"), "Next")  \
+  FIELD(std::uint64_t, l, counter("strip_l_total"), "Next")  \
+  FIELD(std::uint64_t, m, counter("strip_m_total"), "Next")  \
+  FIELD(std::uint64_t, n, counter("strip_n_total"), "Next")  \
+  FIELD(std::uint64_t, o, counter("strip_o_total"), "Next")  \
+  FIELD(std::uint64_t, p, counter("strip_p_total"), "Last")
+RANKBUS_RECORD(Strip, "strip", 1, "A long record", HOSTILE_STRIP_ROWS)
+
+inline Strip strip(std::uint64_t n) {
+  return {n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n, n};
+}
+
+}  // namespace hostile
+
 namespace bus_test {
 namespace {
 
@@ -278,6 +307,60 @@ TEST_P(UntrustedFile, Malicious_TruncatedWhileIdle_IsNoticedAndItsTotalsStay) {
   TileTotals totals;
   EXPECT_TRUE(totals.are_right(*world.live(name)));
   EXPECT_EQ(totals.records(), 100u);
+}
+
+// The record's word is there, and its fields are not: of what was copied before the kernel was
+// asked nothing counts.
+TEST_P(UntrustedFile, Malicious_CutInsideARecord_ItIsNotRead) {
+  World world(GetParam());
+  for (const int variant : {0, 1, 2, 3}) {
+    const bool at_a_page = variant % 2 != 0;
+    const bool while_read = variant >= 2;
+    SCOPED_TRACE(std::string(at_a_page ? "at the end of a page" : "inside a page") +
+                 (while_read ? ", while records before it are read" : ""));
+    Child writer([&](const Line& line) {
+      rankbus::OpenOptions options = tiles_of(world.bus(), 5);
+      options.records[0] = rankbus::record_type<hostile::Strip>();
+      options.segment_bytes = 256 << 10;
+      Producer producer = Producer::open(options);
+      line.say(producer.segment_name());
+      const std::uint64_t count = std::stoull(line.hear());
+      for (std::uint64_t n = 1; n <= count; ++n) producer.record(hostile::strip(n));
+      line.say("written");
+      (void)line.hear();
+      return 0;
+    });
+    const std::string name = writer.hear();
+    world.pass(true);
+    ASSERT_NE(world.live(name), nullptr);
+    const rankbus::StreamState& stream = world.live(name)->reader->streams()[0];
+    ASSERT_EQ(stream.schema.slot_bytes, 192u);
+    const auto slot = [&](std::uint64_t n) { return stream.schema.slots_offset + 192 * n; };
+    // The last record is the one that the cut goes through.
+    std::uint64_t last = 500;
+    while (at_a_page && slot(last) / 4096 == (slot(last) + 191) / 4096) ++last;
+    ASSERT_LT(last, stream.schema.capacity);
+    const std::uint64_t left = at_a_page ? (slot(last) / 4096 + 1) * 4096 : slot(last) + 16;
+    writer.say(std::to_string(last + 1));
+    ASSERT_EQ(writer.hear(), "written");
+    const auto cut = [&] {
+      ASSERT_EQ(truncate(world.path(name).c_str(), static_cast<off_t>(left)), 0);
+    };
+    if (!while_read) cut();
+    bool first = while_read;
+    // By the records alone: locks and files are looked at only when somebody asks.
+    world.reader().pass(now_s(), false, [&](const LiveSegment&, const rankbus::Sample& sample) {
+      if (std::exchange(first, first && sample.stream.name != "strip") && !first) cut();
+    });
+    world.pass(true);
+    EXPECT_STREQ(world.live(name)->quarantine_kind(), "truncated");
+    const std::uint64_t sum = stream.position * (stream.position + 1) / 2;
+    for (const auto& [key, value] : rankbus::extract_values(*world.live(name)->reader))
+      EXPECT_EQ(value.bits, sum) << key.first << " of " << stream.position << " records";
+    writer.kill9();
+    unlink(world.path(name).c_str());
+    world.pass(true);
+  }
 }
 
 TEST_P(UntrustedFile, Malicious_NameGivenToAnotherFile_TheFirstIsReadOnAndTheOtherLeftAlone) {

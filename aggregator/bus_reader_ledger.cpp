@@ -163,10 +163,16 @@ void BusReader::settle_unread(const std::set<std::string>& names) {
     state.last_active_s = left.last_active_s;
     const bool rebooted = image != nullptr && image->boot_id != this_boot();
     if (rebooted && left.last_source != bus::ClockSource::caller) state.last_stamp = 0;
+    if (known == ledger::Known::lives) {
+      // What it wrote after the floor is gone, and may have been shown: sums with it begin anew.
+      for (auto& [who, each] : identities_) {
+        if (!who.same_engine(left.who)) continue;
+        each.began_realtime_s = realtime_s();
+        touched_.insert(who);
+      }
+    }
     if (known == ledger::Known::lives && !rebooted) {
       ++vanished_;
-      // What it wrote after the floor is gone, and may have been shown: the series begins anew.
-      state.began_realtime_s = realtime_s();
       warn_("segment " + at->first +
             " was removed by somebody else before it was read to its end; its totals stay as the "
             "ledger has them. Counted in rankbus_segments_vanished_total");

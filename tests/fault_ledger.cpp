@@ -246,6 +246,35 @@ TEST_F(LedgerTest, SegmentRemovedByAStrangerMeanwhile_StaysAtItsFloorAndIsCounte
   expect_counts(*again, Counts::after(streams[0].second.records, streams[1].second.records));
 }
 
+TEST_F(LedgerTest, StartTimes_StayOverRestartsAndMoveWhereCountsWereLost) {
+  const auto began = [&](AggregatorProcess& aggregator) {
+    const auto scrape = aggregator.scrape();
+    return scrape ? scrape->total("vllm:generation_tokens_created") : 0;
+  };
+  auto aggregator = start({}, {"--created-series"});
+  start_writer(0);
+  ASSERT_TRUE(writers_[0]->wait_for(100));
+  const double first = began(*aggregator);
+  EXPECT_GT(first, 0);
+  kill_writer(0);
+  EXPECT_EQ(began(*aggregator), first);
+  ASSERT_TRUE(names_go());
+  start_writer(0);
+  ASSERT_TRUE(writers_[0]->wait_for(100));
+  EXPECT_EQ(began(*aggregator), first) << "who returns continues";
+  EXPECT_EQ(aggregator->end(SIGTERM), 0);
+  aggregator = start({}, {"--created-series"});
+  EXPECT_EQ(began(*aggregator), first) << "so does who is read again";
+  EXPECT_EQ(aggregator->end(SIGTERM), 0);
+  ASSERT_EQ(unlink((folder_.bus() + "/" + writers_[0]->name()).c_str()), 0);
+  aggregator = start({}, {"--created-series"});
+  const double second = began(*aggregator);
+  EXPECT_GT(second, first) << "what may step back begins anew";
+  EXPECT_EQ(aggregator->end(SIGTERM), 0);
+  aggregator = start({}, {"--created-series"});
+  EXPECT_EQ(began(*aggregator), second);
+}
+
 TEST_F(LedgerTest, OnADiskThatRefuses_IsToldOnceAndNothingElseIsHurt) {
   const std::string state = folder_ / "state";
   ASSERT_EQ(mkdir(state.c_str(), 0700), 0);

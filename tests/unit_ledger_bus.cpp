@@ -198,6 +198,7 @@ TEST_F(LedgerOfBus, AfterAReboot_WhoLivedIsRetiredAtItsFloorAndNothingVanished) 
   const rankbus::IdentityState& state = bus->identities().at(rank_of_engine(0, 0));
   EXPECT_EQ(state.retired.values.at({"vllm:generation_tokens_total", {}}).bits, 111u);
   EXPECT_EQ(state.retired.incarnations, 2u);
+  EXPECT_GT(state.began_realtime_s, 1.7e9) << "nobody knows what it wrote after the image";
   EXPECT_EQ(tokens(*bus, 0), 111u) << "it ended ten minutes ago";
 }
 

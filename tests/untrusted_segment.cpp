@@ -452,6 +452,34 @@ TEST_F(Segments, ImpossibleCheckpoints_EndInAContradiction) {
   ends("a sample's slot of another ring", [](I i) { *i.slot(2, kRecords - 1) += 2; });
 }
 
+// A page of a checkpoint that was lost is zeros, which are totals like any others.
+TEST_F(Segments, LaterCheckpointWithLessInIt_IsNotTaken) {
+  Image image = good();
+  const std::string name = image.put(bus());
+  const auto reader = open_segment(bus(), name);
+  ASSERT_TRUE(reader);
+  const rankbus::StreamState& stream = reader->streams()[0];
+  ASSERT_GT(stream.position, 0u);
+  const std::vector<Word> before = stream.totals;
+  // The reader is lapped, so that only a checkpoint can help.
+  const Word published = *image.published(0) + 10 * stream.schema.capacity;
+  *image.published(0) = published;
+  for (const int which : {0, 1}) {
+    Word* checkpoint = image.checkpoint(0, which);
+    checkpoint[0] += 2;
+    checkpoint[1] = published;
+    std::fill(checkpoint + 1 + rankbus::bus::kBodyHeadWords,
+              checkpoint + 1 + image.stream(0).checkpoint_words, 0);
+  }
+  std::fstream file(bus() + "/" + name, std::ios::binary | std::ios::in | std::ios::out);
+  file.write(reinterpret_cast<const char*>(image.bytes().data()),
+             static_cast<std::streamsize>(image.bytes().size()));
+  file.close();
+  reader->poll(true, {});
+  EXPECT_NE(reader->error().find("totals went back"), std::string::npos) << reader->error();
+  EXPECT_EQ(stream.totals, before);
+}
+
 // A dead writer leaves at most one checkpoint broken, which costs nothing.
 TEST_F(Segments, OneCheckpointHalfWritten_TotalsAreWholeAllTheSame) {
   for (const int which : {0, 1}) {

@@ -64,7 +64,7 @@ SegmentReader::~SegmentReader() = default;
 
 std::uint64_t SegmentReader::next_serial() {
   static std::atomic<std::uint64_t> next{1};
-  return next.fetch_add(1, std::memory_order_relaxed);
+  return next.fetch_add(1);
 }
 
 Result<std::unique_ptr<SegmentReader>> SegmentReader::open_untrusted(int directory,

@@ -98,13 +98,14 @@ void BusReader::start_from_ledger() {
   }
 }
 
-// Samples that the last owner saw are not counted again; those that nobody saw are, or are lost.
+// Samples that the last owner saw are not counted again; those that nobody saw are, or are lost. So
+// are those of a process that began under this owner and outran its first look.
 void BusReader::resume(LiveSegment& segment) {
   const auto known = unread_.find(segment.reader->name());
   if (known != unread_.end()) {
     segment.floor = known->second;
     unread_.erase(known);
-  } else if (ledger_ == nullptr || ledger_->started_from() == nullptr || segment.began_here) {
+  } else if (!segment.began_here && (ledger_ == nullptr || ledger_->started_from() == nullptr)) {
     return;
   }
   const std::vector<StreamState>& streams = segment.reader->streams();

@@ -236,6 +236,20 @@ TEST(AnalysisFeed, AfterALoss_BlocksAreForgottenAndCoverageSaysSo) {
   EXPECT_EQ(reader.value("rankbus_kv_block_operations_total", {{"operation", "evict"}}), 3);
 }
 
+// A process that began under this reader and filled its ring before the first look has lost the
+// rest, and every place says so.
+TEST(AnalysisFeed, WhatOutranTheFirstLook_IsLost) {
+  const Folder folder;
+  Reader reader(folder.bus());
+  Producer scheduler = open_scheduler(folder.bus(), 0, 65'536);
+  for (std::uint64_t i = 0; i < 5'000; ++i) record_lookup(scheduler, "kv", kSecond + i, 1, 0);
+  const json source = reader.analysis()["sources"]["cache_lookup"];
+  EXPECT_GT(source["lost"].get<std::uint64_t>(), 0);
+  EXPECT_EQ(source["read"].get<std::uint64_t>() + source["lost"].get<std::uint64_t>(), 5'000);
+  EXPECT_EQ(reader.value("rankbus_samples_lost_total", {{"stream", "cache_lookup"}}),
+            source["lost"].get<double>());
+}
+
 TEST(AnalysisFeed, BlocksOfADeadProcess_AreNotFollowedOn) {
   const Folder folder;
   Reader reader(folder.bus());

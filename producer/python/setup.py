@@ -11,7 +11,7 @@ from setuptools import Extension, setup
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-NOT_READING = {"main.cpp", "daemon.cpp", "inspect.cpp", "describe.cpp", "command_line.cpp"}
+NOT_READING = {"main.cpp", "daemon.cpp", "inspect.cpp", "describe.cpp", "command_line.cpp", "release.cpp", "sandbox.cpp"}
 
 # Includes start with `rankbus/`, as they do in build/<type>/include. Sources are named through this tree too, because
 # setuptools puts an object where its source lies, seen from here.
@@ -43,7 +43,8 @@ def extension(name, sources, **more):
 
 linked = include / "rankbus"
 reading = [path for path in (linked / "aggregator").glob("*.cpp") if path.name not in NOT_READING]
-reading += [HERE / "reader/reader.cpp", linked / "exporters/number_text.cpp"]
+reading += (linked / "aggregator/analysis").glob("*.cpp")
+reading += [HERE / "reader/reader.cpp", linked / "exporters/number_text.cpp", linked / "exporters/prometheus_text.cpp"]
 setup(
     ext_modules=[
         extension(

@@ -36,7 +36,7 @@ Snapshot make_snapshot(const BusReader& bus, const Feeds& feeds, const TickClock
   snapshot.monotonic_s = now_s;
   snapshot.complete = bus.complete();
   FamilyBuilder families;
-  const ValuesByIdentity values = collect_values(bus);
+  const ValuesByIdentity values = collect_values(bus, clock, now_s, options.gauge_ttl_s);
   reduce_records(bus, values, now_s, options, families);
   feeds.analysis.add_families(bus, now_s, options.retain_engine_s, families);
   families.set_created(process_start_s());

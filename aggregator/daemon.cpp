@@ -1,5 +1,6 @@
 #include <pthread.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -7,10 +8,13 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <rankbus/aggregator/aggregator.hpp>
 #include <rankbus/aggregator/daemon.hpp>
 #include <rankbus/aggregator/mapping_guard.hpp>
+#include <rankbus/aggregator/sandbox.hpp>
+#include <rankbus/bus/directory.hpp>
 #include <rankbus/exporters/engine_log.hpp>
 #include <rankbus/exporters/http_hosts.hpp>
 #include <rankbus/exporters/http_server.hpp>
@@ -31,6 +35,8 @@ struct AggregateOptions {
   std::string state_dir;
   double forget_after_s = LedgerOptions{}.forget_after_s;
   bool observe = false;
+  bool sandbox = false;
+  double gauge_ttl_s = 0;
   DialectOptions dialect;
   bool created_series = false;
   SloLimits slo;
@@ -86,6 +92,30 @@ void wait_for_end(const sigset_t& signals, LogOutput& log) {
   }
 }
 
+// Returns the exit status if it fails, else 0. Where this aggregator reads and writes from now on;
+// the bus and the state directory are made, if they can be, while that is still allowed.
+int enter_sandbox_for(const AggregateOptions& options) {
+  char bus_path[bus::kPathBytes];
+  bus::resolve_bus_path(options.bus.c_str(), bus_path);
+  bus::Reason why;
+  const int directory = bus::open_bus_directory(bus_path, !options.observe, why);
+  if (directory < 0) return fail(1, why.text);
+  close(directory);
+  // Ages, states and memory are read from /proc.
+  SandboxDirectories directories{{"/proc"}, {}};
+  (options.observe ? directories.read_only : directories.read_write).emplace_back(bus_path);
+  if (!options.state_dir.empty() && !options.observe) {
+    mkdir(options.state_dir.c_str(), 0700);
+    directories.read_write.push_back(options.state_dir);
+  }
+  if (!options.log_file.empty()) {
+    const auto folder = std::filesystem::path(options.log_file).parent_path();
+    directories.read_write.push_back(folder.empty() ? "." : folder.string());
+  }
+  const std::string refusal = enter_sandbox(directories);
+  return refusal.empty() ? 0 : fail(2, "--sandbox: " + refusal);
+}
+
 int run_aggregate(const AggregateOptions& options) {
   const sigset_t signals = block_signals();
   raise_descriptor_limit();
@@ -123,7 +153,12 @@ int run_aggregate(const AggregateOptions& options) {
   // A rank's series do not outlive those of its engine.
   aggregator_options.reduce.retain_rank_s =
       std::min(aggregator_options.reduce.retain_rank_s, options.retain_s);
+  aggregator_options.reduce.gauge_ttl_s = options.gauge_ttl_s;
   aggregator_options.log_interval_s = options.log_interval_s;
+  // Everything that was named is open, nothing of a stranger has been read, and no thread runs yet.
+  if (options.sandbox) {
+    if (const int status = enter_sandbox_for(options); status != 0) return status;
+  }
   EngineLog engine_log(logger);
   auto aggregator = Aggregator::open(
       aggregator_options, [logger](const std::string& warning) { logger->warn("{}", warning); },
@@ -174,9 +209,10 @@ std::function<int()> add_aggregate_command(CLI::App& app) {
   command->add_option("--listen", options->listen, "Address and port for HTTP")
       ->capture_default_str();
   command
-      ->add_option("--allow-host", options->host_names,
-                   "Name under which HTTP may be asked, besides addresses and localhost. Repeat for "
-                   "several")
+      ->add_option(
+          "--allow-host", options->host_names,
+          "Name under which HTTP may be asked, besides addresses and localhost. Repeat for "
+          "several")
       ->type_name("NAME")
       ->allow_extra_args(false);
   command
@@ -231,6 +267,15 @@ std::function<int()> add_aggregate_command(CLI::App& app) {
                     "Show when each counter and histogram began, as <name>_created");
   command->add_flag("--per-peer", options->dialect.per_peer,
                     "Show KV transfers by peer, not only by rank");
+  command
+      ->add_option("--gauge-ttl", options->gauge_ttl_s,
+                   "Seconds after which a gauge that its living process did not set again is no "
+                   "longer shown; 0: never")
+      ->check(finite_range(0.0, 1e9))
+      ->capture_default_str();
+  command->add_flag("--sandbox", options->sandbox,
+                    "Give up all files but bus, state, log and /proc, and system calls that start "
+                    "programs or reach others; fails where the kernel cannot");
   command->add_flag("--observe", options->observe,
                     "Read a bus that another aggregator owns; remove nothing");
   return [options] { return run_aggregate(*options); };

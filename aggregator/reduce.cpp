@@ -81,9 +81,23 @@ void show(FamilyBuilder& out, const FieldKey& key, const FieldValue& value, cons
   }
 }
 
+double gauge_age_s(const LiveSegment& segment, const FieldValue& value, const TickClock& clock,
+                   double now_s) {
+  if (value.kind != Kind::gauge || value.is_info) return 0;
+  const bus::SegmentHeader& header = segment.reader->header();
+  const bool has_age = header.clock_domain == 1 && value.stamp != 0;
+  const auto source = static_cast<bus::ClockSource>(header.clock_source);
+  return now_s - (has_age ? clock.seconds(value.stamp, source) : segment.active_s);
+}
+
 }  // namespace
 
 ValuesByIdentity collect_values(const BusReader& bus) {
+  return collect_values(bus, TickClock(), 0, 0);
+}
+
+ValuesByIdentity collect_values(const BusReader& bus, const TickClock& clock, double now_s,
+                                double ttl_s) {
   ValuesByIdentity all;
   for (const auto& [who, state] : bus.identities()) all[who] = state.retired.values;
   for (const auto& [name, segment] : bus.live()) {
@@ -91,6 +105,7 @@ ValuesByIdentity collect_values(const BusReader& bus) {
     for (auto& [key, value] : totals_of(segment)) {
       // What is read no more has counts that were true, and a state that may no longer be.
       if (value.kind == Kind::gauge && !segment.quarantine.empty()) continue;
+      if (ttl_s > 0 && gauge_age_s(segment, value, clock, now_s) > ttl_s) continue;
       const auto [at, fresh] = values.emplace(key, value);
       // Buckets that changed over a restart: the family starts again with the living incarnation.
       if (!fresh && !add_value(at->second, value)) at->second = value;

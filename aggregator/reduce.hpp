@@ -18,6 +18,7 @@ namespace rankbus {
 struct ReduceOptions {
   double retain_engine_s = 3600;  // How long series of an engine without a living process stay.
   double retain_rank_s = 300;     // The same for series of one rank.
+  double gauge_ttl_s = 0;         // How old a gauge of the living may be; 0: as old as it is.
   bool created_series = false;    // For each counter and histogram, a gauge of when it began.
 };
 
@@ -49,6 +50,10 @@ class FamilyBuilder {
 // Retired totals plus those of the living, of every identity; gauges of the living only.
 using ValuesByIdentity = std::map<Identity, FieldValues>;
 ValuesByIdentity collect_values(const BusReader& bus);
+// The same without gauges that were not set for longer than `ttl_s`, unless that is 0. A stamp of a
+// virtual clock has no age: there, it is the time since a record was noticed. Infos have none.
+ValuesByIdentity collect_values(const BusReader& bus, const TickClock& clock, double now_s,
+                                double ttl_s);
 
 // Adds the families that follow from the producers' schemas.
 void reduce_records(const BusReader& bus, const ValuesByIdentity& values, double now_s,

@@ -120,6 +120,11 @@ void add_rank_state(const LiveSegment* segment, const Identity& who, double now_
   }
 }
 
+constexpr char kLostHelp[] =
+    "Samples that never reached the aggregator, by cause: lapped (overwritten before they were "
+    "read), abandoned (the producer died inside the record) or quarantined (of a segment that is "
+    "read no more). Totals do not depend on samples, but for those of a quarantined segment";
+
 void add_streams(const Identity& who, const std::map<std::string, StreamCounts>& streams,
                  FamilyBuilder& out) {
   const Labels rank = rank_labels(who);
@@ -129,14 +134,11 @@ void add_streams(const Identity& who, const std::map<std::string, StreamCounts>&
     const Labels labels = joined(rank, {{"stream", stream}});
     out.counter("rankbus_records_total", "Records read from a producer's stream", labels, who,
                 counts.records);
-    const char* lost =
-        "Samples that never reached the aggregator, by cause: lapped (overwritten before they were "
-        "read) or abandoned (the producer died inside the record). Totals do not depend on samples";
-    out.counter("rankbus_samples_lost_total", lost, joined(labels, {{"cause", "lapped"}}), who,
+    out.counter("rankbus_samples_lost_total", kLostHelp, joined(labels, {{"cause", "lapped"}}), who,
                 counts.lost_lapped);
     if (counts.abandoned > 0) {
-      out.counter("rankbus_samples_lost_total", lost, joined(labels, {{"cause", "abandoned"}}), who,
-                  counts.abandoned);
+      out.counter("rankbus_samples_lost_total", kLostHelp, joined(labels, {{"cause", "abandoned"}}),
+                  who, counts.abandoned);
     }
     if (counts.invalid > 0) {
       out.counter("rankbus_invalid_values_total",
@@ -165,6 +167,18 @@ void add_streams(const Identity& who, const std::map<std::string, StreamCounts>&
   out.counter("rankbus_checkpoints_mismatches_total",
               "Checkpoints whose totals differ from the folded records; must be 0", rank, who,
               all.mismatches);
+}
+
+// How many records a segment claims is not believed beyond those that it has room for.
+void add_quarantined(const LiveSegment& segment, FamilyBuilder& out) {
+  for (const StreamState& stream : segment.reader->streams()) {
+    const std::uint64_t unread =
+        stream.published > stream.position ? stream.published - stream.position : 0;
+    const Labels labels = joined(rank_labels(segment.who),
+                                 {{"cause", "quarantined"}, {"stream", stream.schema.name}});
+    out.counter("rankbus_samples_lost_total", kLostHelp, labels, segment.who,
+                std::min<std::uint64_t>(unread, stream.schema.capacity));
+  }
 }
 
 void add_ledger(const BusReader& bus, double now_s, FamilyBuilder& out) {
@@ -269,6 +283,7 @@ void add_self_metrics(const BusReader& bus, const TickClock& clock, double now_s
                 "1 for a segment that contradicts itself and is read no more",
                 joined(rank_labels(segment.who), {{"reason", segment.quarantine_kind()}}),
                 segment.who, std::uint64_t{1});
+      add_quarantined(segment, out);
     }
     if (segment.reader->hidden_rows() > 0) {
       out.gauge("rankbus_label_rows_over_budget",

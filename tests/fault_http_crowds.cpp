@@ -8,9 +8,11 @@
 #include <sys/resource.h>
 
 #include <atomic>
+#include <condition_variable>
 #include <future>
 #include <iostream>
 #include <memory>
+#include <mutex>
 
 #include "unit_exporters_http_lib.hpp"
 
@@ -41,7 +43,11 @@ class Crowd {
     thread_ = std::thread([this] { bother(); });
   }
   ~Crowd() {
-    leaving_ = true;
+    {
+      const std::lock_guard lock(mutex_);
+      leaving_ = true;
+    }
+    changed_.notify_all();
     thread_.join();
   }
 
@@ -78,7 +84,8 @@ class Crowd {
         }
       }
       ++rounds_;
-      std::this_thread::sleep_for(20ms);
+      std::unique_lock lock(mutex_);
+      changed_.wait_for(lock, 20ms, [this] { return leaving_.load(); });
     }
   }
 
@@ -86,6 +93,8 @@ class Crowd {
   const int idle_;
   const int slow_;
   std::vector<std::unique_ptr<Client>> clients_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
   std::atomic<bool> leaving_ = false;
   std::atomic<int> rounds_ = 0;
   std::atomic<int> closed_ = 0;

@@ -412,16 +412,8 @@ TEST(HttpServer, HeaderWithoutEnd_IsClosedThoughBytesKeepComing) {
   const auto server = start_with(mixed_snapshot(), {.request_timeout = 1s});
   Client dripping(server->port());
   dripping.send("GET /metrics HTTP/1.1\r\nX: ");
-  std::atomic<bool> is_closed = false;
-  std::thread drip([&] {
-    while (!is_closed) {
-      dripping.send("x");
-      std::this_thread::sleep_for(10ms);
-    }
-  });
+  while (!dripping.closes_within(10ms)) dripping.send("x");
   EXPECT_EQ(dripping.read_to_end().find(" 200 "), std::string::npos);
-  is_closed = true;
-  drip.join();
 }
 
 TEST(HttpServer, AnswerThatIsNotRead_IsBrokenOff) {

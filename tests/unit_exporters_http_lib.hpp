@@ -70,6 +70,11 @@ class Client {
     return peeked == 0 || (peeked < 0 && errno != EAGAIN && errno != EINTR);
   }
 
+  bool closes_within(std::chrono::milliseconds limit) const {
+    pollfd end{fd_, POLLIN | POLLRDHUP, 0};
+    return poll(&end, 1, static_cast<int>(limit.count())) > 0;
+  }
+
   // Until the server has broken the connection off, without reading what it had sent.
   void wait_until_reset() {
     pollfd broken{fd_, 0, 0};

@@ -122,8 +122,9 @@ void add_rank_state(const LiveSegment* segment, const Identity& who, double now_
 
 constexpr char kLostHelp[] =
     "Samples that never reached the aggregator, by cause: lapped (overwritten before they were "
-    "read), abandoned (the producer died inside the record) or quarantined (of a segment that is "
-    "read no more). Totals do not depend on samples, but for those of a quarantined segment";
+    "read), abandoned (the producer died inside the record) or quarantined (published, and unread "
+    "when the segment was found to contradict itself; what it publishes later is nobody's). Totals "
+    "do not depend on samples, but for those of a quarantined segment";
 
 void add_streams(const Identity& who, const std::map<std::string, StreamCounts>& streams,
                  FamilyBuilder& out) {

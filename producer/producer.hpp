@@ -56,7 +56,7 @@ struct OpenOptions {
   std::uint64_t clock_start_ns = 0;  // On the virtual clock: where it stands at open.
   std::uint64_t segment_bytes = 0;   // Else 2 MiB for a worker, 512 KiB for others.
   // Record types besides those of the role, from record_type<T>().
-  const bus::RecordType* records[32] = {};
+  const bus::RecordType* records[48] = {};
 };
 
 class Producer {

@@ -60,7 +60,7 @@ def described():
     """{family: [(record, field, over ranks)]} of the built-in record types."""
     text = subprocess.run([BINARY, "describe"], check=True, capture_output=True, text=True).stdout
     found, record = {}, ""
-    for line in text.splitlines():
+    for line in text.split("\n# What is made of samples\n")[0].splitlines():
         if line.startswith("## "):
             record = line[3:]
         elif line.startswith("| `"):

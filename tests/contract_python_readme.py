@@ -27,7 +27,7 @@ BREAK = "---- next snippet ----"
 class Readme(unittest.TestCase):
     def test_Snippets_PrintWhatThePageSays(self):
         snippets = SNIPPET.findall(re.sub(r"```\n\n(\S)", r"```\n\n    \n\1", PAGE))
-        self.assertEqual([name for name, _, _ in snippets], ["first", "errors", "own"])
+        self.assertEqual([name for name, _, _ in snippets], ["first", "blocks", "errors", "own"])
         program = f"\nprint({BREAK!r})\n".join(code for _, code, _ in snippets)
         shown = []
         for _, _, block in snippets:

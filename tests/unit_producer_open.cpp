@@ -431,6 +431,9 @@ TEST_F(ProducerOpen, InternedTexts_ComeBackAsTheyWere) {
   for (const std::string& text : texts) {
     numbers.push_back(producer.intern(text.c_str()));
     ASSERT_NE(numbers.back(), 0);
+    // Texts are learnt with the records that bear them.
+    producer.record(llm_engine::Swap{});
+    reader->poll(false, [](const rankbus::Sample&) {});
     EXPECT_EQ(reader->dictionary_text(numbers.back()), text) << "seen by a reader that was there";
   }
   for (std::size_t i = 0; i < texts.size(); ++i) {

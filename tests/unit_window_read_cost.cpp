@@ -62,10 +62,11 @@ TEST(CacheMetrics, ReadingAWindow_TakesTheSameInstructionsAfterTenMillionEvents)
     ASSERT_LT(*of_few, kMostInstructions) << "too many to be counted";
     EXPECT_LE(static_cast<double>(*of_many), static_cast<double>(*of_few) * (1 + tolerance));
   };
+  // Which slots an hour's events leave full differs by one or two, and a branch with them.
   expect_equal(
-      "hit_rate", [](const auto& cache) { return cache.hit_rate(kNow_ns); }, 0);
+      "hit_rate", [](const auto& cache) { return cache.hit_rate(kNow_ns); }, 0.01);
   expect_equal(
-      "eviction_rate", [](const auto& cache) { return cache.eviction_rate(kNow_ns); }, 0);
+      "eviction_rate", [](const auto& cache) { return cache.eviction_rate(kNow_ns); }, 0.01);
   // It makes the sum of all slots, and how an allocation is served depends on those before it.
   expect_equal(
       "window_stats", [](const auto& cache) { return cache.window_stats(kNow_ns).p99_latency_ns; },

@@ -32,7 +32,7 @@ Field = collections.namedtuple("Field", "name type capacity kind nanoseconds met
 
 def declared_types():
     """{record type: [Field]} as `rankbus describe` prints them."""
-    page = lib.run_rankbus("describe").stdout
+    page = lib.run_rankbus("describe").stdout.split("\n# What is made of samples\n")[0]
     types = {}
     for section in page.split("\n## ")[1:]:
         fields = types[section.split("\n", 1)[0]] = []

@@ -25,7 +25,11 @@ import contract_foreign_reader as foreign
 
 SEED = int(os.environ.get("RANKBUS_TEST_SEED") or random.SystemRandom().randrange(2**32))
 RECORDS = 12  # Of each type; with their parts they fit into the smallest ring.
-REASONS = ["stop", "length", "abort", "error", "repetition"]
+DOMAINS = {
+    ("finished_request", "finished_reason"): ["stop", "length", "abort", "error", "repetition"],
+    ("kv_block_operations", "operation"): ["allocate", "access", "evict"],
+    ("cache_eviction", "reason"): ["lru", "memory_pressure", "explicit", "ttl_expired", "preemption"],
+}
 
 Field = collections.namedtuple("Field", "name type capacity kind nanoseconds metric fixed by indexed")
 
@@ -72,6 +76,12 @@ def derive(name, record):
         record["num_paddings"] = max(record["num_padded_tokens"] - record["num_unpadded_tokens"], 0) * replayed
     elif name == "connector:mooncake_store":
         record["operations"] = 1
+    elif name == "step_phases":
+        record["steps"] = 1
+    elif name in ("request_kv_eviction", "cache_eviction"):
+        record["evictions"] = 1
+    elif name == "kv_block_operations":
+        record["num_evicted"] = record["num_blocks"] if record["operation"] == "evict" else 0
     elif name in ("connector:nixl", "connector:moriio", "connector:mooncake"):
         second = "num_failed_recvs" if name == "connector:mooncake" else "num_failed_notifications"
         record["rank_transfers"] = 1
@@ -94,9 +104,9 @@ class Values:
             return self.random.randrange(-5, 1000)
         return self.random.randrange(200 if field.type == "u8" else 60_000 if field.type == "u16" else 1 << 20)
 
-    def plain(self, field):
+    def plain(self, name, field):
         if field.kind == "label":
-            return self.random.choice(REASONS if field.name == "finished_reason" else ["a", "b c", 'd"\\\n'])
+            return self.random.choice(DOMAINS.get((name, field.name)) or ["a", "b c", 'd"\\\n'])
         if field.kind == "info":
             return {"first": self.random.choice(["x", "y z", "ü\n\\"]), "second": "v" * self.random.randrange(400)}
         if field.capacity > 1:
@@ -168,7 +178,7 @@ class EveryRecordType(unittest.TestCase):
         cls.written = {name: [] for name in cls.types}
         for _ in range(RECORDS):
             for name, fields in cls.types.items():
-                record = {field.name: values.plain(field) for field in fields}
+                record = {field.name: values.plain(name, field) for field in fields}
                 record[fields[0].name] += 1  # A stamp of 0 would become now.
                 names = list(record)
                 values.random.shuffle(names)  # Another tuple of names each time.

@@ -1,4 +1,5 @@
 #include <arpa/inet.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <rankbus/exporters/http_hosts.hpp>
@@ -49,6 +50,10 @@ bool is_port_suffix(std::string_view text) {
 Result<HttpHosts> HttpHosts::parse(const std::vector<std::string>& names) {
   HttpHosts hosts;
   hosts.names_.emplace_back("localhost");
+  // Who scrapes machines by their names should not have to say it twice.
+  char own[kLongestName + 1] = {};
+  if (gethostname(own, sizeof own - 1) == 0 && is_name(own))
+    hosts.names_.push_back(plain_name(own));
   for (const std::string& name : names) {
     if (!is_name(name)) {
       return Error{"'" + name +

@@ -15,7 +15,8 @@ namespace rankbus {
 
 class HttpHosts {
  public:
-  // Besides localhost and addresses. An error says which name is none, and why.
+  // Besides localhost, this machine's own name and addresses. An error says which name is none, and
+  // why.
   static Result<HttpHosts> parse(const std::vector<std::string>& names);
 
   // `authority` is what follows http:// or stands in a Host header: a name or an address (IPv6 in

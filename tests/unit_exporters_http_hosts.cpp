@@ -3,6 +3,7 @@
 //       that was given is served.
 // Method: real requests, with Host and target as a client may write them.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "unit_exporters_http_lib.hpp"
 
@@ -35,6 +36,14 @@ TEST(HttpHosts, AddressesAndLocalhost_AreServed) {
                            "[::1]:9855", "[2001:db8::1]:65535", "[::ffff:10.0.0.1]"}) {
     EXPECT_EQ(status_for_host(*server, host), 200) << host;
   }
+}
+
+TEST(HttpHosts, TheMachinesOwnName_IsServed) {
+  char own[256] = {};
+  ASSERT_EQ(gethostname(own, sizeof own - 1), 0);
+  const auto server = start_named({});
+  EXPECT_EQ(status_for_host(*server, std::string(own) + ":9855"), 200) << own;
+  EXPECT_EQ(status_for_host(*server, std::string(own) + ".attacker.example"), 421);
 }
 
 TEST(HttpHosts, OtherNames_Are421WithWhatToDo) {

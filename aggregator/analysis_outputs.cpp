@@ -11,7 +11,6 @@ constexpr const char* kBlocks = "kv_block_operations";
 constexpr const char* kLookups = "cache_lookup";
 constexpr const char* kEvictions = "cache_eviction";
 constexpr const char* kStorage = "cache_storage cache_eviction";
-constexpr const char* kCaches = "cache_lookup cache_storage cache_eviction";
 constexpr const char* kRequests = "finished_request";
 
 constexpr AnalysisOutput kOutputs[] = {

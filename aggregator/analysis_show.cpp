@@ -259,8 +259,9 @@ void AnalysisFeed::raise_alerts(AlertBoard& board) const {
   for (const auto& [key, engine] : engines_) {
     if (!engine->lives()) continue;
     if (engine->blocks) raise_anomalies(*engine, *engine->blocks, board);
-    engine->caches.for_each_level([&](const std::string& level, const CacheMetrics& cache) {
-      raise_if_full(*engine, level, cache, board);
+    const AnalysisEngine& living = *engine;
+    living.caches.for_each_level([&](const std::string& level, const CacheMetrics& cache) {
+      raise_if_full(living, level, cache, board);
     });
   }
 }

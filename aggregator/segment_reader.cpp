@@ -34,9 +34,9 @@ std::uint64_t checkpoint_offset(const StreamSchema& schema, int which) {
 // page has zeros there. Integer sums wrap, so that only a zero tells.
 bool goes_back(const bus::StreamPlan& plan, const std::vector<Word>& now,
                const std::vector<Word>& later) {
-  for (const int word :
+  for (const auto word :
        {bus::kBodyInvalid, bus::kBodyNegative, bus::kBodyRowsUsed, bus::kBodyRowsOverflow}) {
-    if (later[static_cast<std::size_t>(word)] < now[static_cast<std::size_t>(word)]) return true;
+    if (later[word] < now[word]) return true;
   }
   for (std::uint32_t f = 0; f < plan.field_count; ++f) {
     const bus::FieldPlan& field = plan.fields[f];

@@ -128,7 +128,7 @@ void AnalysisFeed::observe(const LiveSegment& live, const Sample& sample, const 
   stream->segment->levels_are_old |= tells_levels(stream->purpose);
   if (stream->purpose != AnalysisPurpose::finished_request) {
     decode_untrusted(*stream, *live.reader, sample, ids_, event);
-    events_.push_back(std::move(event));
+    events_.push_back(event);
     return;
   }
   // What happened before anybody looked was judged by who looked then, or by nobody.

@@ -426,11 +426,12 @@ void BusReader::retire(const LiveSegment& segment, double now_s) {
   add_to_retired(segment.who, segment.reader->name(), totals_of(segment), counts_of(segment));
 }
 
-void BusReader::add_to_retired(const Identity& who, const std::string& segment, FieldValues values,
+void BusReader::add_to_retired(const Identity& who, const std::string& segment,
+                               const FieldValues& values,
                                const std::vector<std::pair<std::string, StreamCounts>>& streams) {
   Retired& retired = identities_[who].retired;
   touched_.insert(who);
-  for (auto& [key, value] : values) {
+  for (const auto& [key, value] : values) {
     if (value.kind == bus::Kind::gauge) continue;  // A state without a living writer is nobody's.
     const auto [at, fresh] = retired.values.emplace(key, value);
     if (fresh || add_value(at->second, value)) continue;

@@ -137,7 +137,7 @@ class BusReader {
   bool read_live(LiveSegment& segment, double now_s, bool ask_liveness, const OnSample& on_sample);
   void note_end(const LiveSegment& segment);
   void retire(const LiveSegment& segment, double now_s);
-  void add_to_retired(const Identity& who, const std::string& segment, FieldValues values,
+  void add_to_retired(const Identity& who, const std::string& segment, const FieldValues& values,
                       const std::vector<std::pair<std::string, StreamCounts>>& streams);
   void remove(const std::string& name);
   void not_attached(const std::string& name, const std::string& why, bool is_transient);

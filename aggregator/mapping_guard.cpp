@@ -68,11 +68,12 @@ void on_bus_error(int signal, siginfo_t* info, void* context) {
   const int error = errno;
   const auto address = reinterpret_cast<std::uintptr_t>(info->si_addr);
   Place* place = info->si_code > 0 ? place_of(address) : nullptr;
-  const std::uintptr_t page = address / page_bytes * page_bytes;
+  const std::uintptr_t into_page = address % page_bytes;
+  const std::uintptr_t page = address - into_page;
   // To the end, so that a reader who goes on faults once and not once a page.
   const bool mended =
       place != nullptr &&
-      mmap(reinterpret_cast<void*>(page), place->end.load() - page, PROT_READ,
+      mmap(static_cast<char*>(info->si_addr) - into_page, place->end.load() - page, PROT_READ,
            MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) != MAP_FAILED;
   if (mended) {
     place->is_cut.store(true);

@@ -65,7 +65,7 @@ std::string allow(int ruleset, const std::string& directory, std::uint64_t right
   rule.parent_fd = open(directory.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (rule.parent_fd < 0) return failure("cannot open directory " + directory);
   const long added = syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0);
-  const std::string why = added == 0 ? "" : failure("cannot allow directory " + directory);
+  std::string why = added == 0 ? "" : failure("cannot allow directory " + directory);
   close(rule.parent_fd);
   return why;
 }

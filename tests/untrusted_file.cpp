@@ -404,6 +404,11 @@ TEST_P(UntrustedFile, Malicious_NoRegularFiles_AreRejectedOnceEach) {
 // What is wrong with this process is no property of a segment.
 TEST_P(UntrustedFile, NoDescriptorsLeft_IsTriedAgainUntilThereAreSome) {
   const ByteAccess access = GetParam();
+#ifdef __SANITIZE_ADDRESS__
+  // Boost throws where a mapping fails, and to look at an exception's type the sanitizer opens a
+  // pipe, for which there is no descriptor either.
+  if (access == ByteAccess::mapped) GTEST_SKIP() << "skipped: the sanitizer needs a descriptor";
+#endif
   EXPECT_EQ(in_child([&] {
               const Folder folder;
               std::vector<Producer> producers;

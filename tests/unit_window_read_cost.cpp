@@ -62,7 +62,8 @@ TEST(CacheMetrics, ReadingAWindow_TakesTheSameInstructionsAfterTenMillionEvents)
     ASSERT_LT(*of_few, kMostInstructions) << "too many to be counted";
     EXPECT_LE(static_cast<double>(*of_many), static_cast<double>(*of_few) * (1 + tolerance));
   };
-  // Which slots an hour's events leave full differs by one or two, and a branch with them.
+  // A branch more or less is not what this is about: whoever looked at events would take a thousand
+  // times as many.
   expect_equal(
       "hit_rate", [](const auto& cache) { return cache.hit_rate(kNow_ns); }, 0.01);
   expect_equal(

@@ -69,7 +69,7 @@ def page():
         "",
         f"Made by `tests/contract_seed_rows.py`. Rows: {ROWS['source']}.",
         "",
-        "The tests on the right prove the value types; records on the bus feed them (S0 to S2: `unit_analysis_feed`,",
+        "The tests on the right prove the value types; records on the bus feed them (S0 to S2: `unit_analysis_*`,",
         "`e2e_analysis_trace`; S3: `e2e_user_connector`, `e2e_every_line`), and `/metrics` and `/api/v1/analysis` show them.",
         "",
         "`scripts/mutate` breaks rows on purpose, twenty drawn at random or those that are named, and says whether the tests",

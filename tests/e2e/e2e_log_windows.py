@@ -1,4 +1,3 @@
-# Labels: release-only
 """Goal:   hit rates in the log are vLLM's: of the engine's present life, and over all engines of a server one window of
         the latest 1,000 requests, which a reset by any engine clears; two models under one name are two servers.
 Method: real Python producers, a real aggregator, the last lines of its log.

@@ -1,4 +1,3 @@
-# Labels: release-only
 """Goal:   KV blocks told from Python are followed as those told from C++: the same sample, the same lives.
 Method: the aggregator leaves out every id that its own rule does not follow, so a differing rule would show.
 Replay: ctest --test-dir build/release -R e2e_python_blocks -V

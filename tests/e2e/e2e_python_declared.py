@@ -1,4 +1,3 @@
-# Labels: release-only
 """Goal:   a record type declared as a Python class reaches /metrics of an aggregator that has never heard of it, with
         labels, arrays, indexes and texts; a bad declaration is said where it is made.
 Method: one class that uses every kind of field, records of it whose totals are added up here, a real aggregator.

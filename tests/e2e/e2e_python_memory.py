@@ -1,4 +1,3 @@
-# Labels: release-only
 """Goal:   a process that records for ever does not grow: not by calls, good or bad, nor by handles and producers that
         come and go.
 Method: a million calls after a warm-up, and what the process then holds, by tracemalloc and by its resident size.

@@ -1,4 +1,4 @@
-# Labels: release-only multiprocess-heavy
+# Labels: multiprocess-heavy
 """Goal:   records of forked, spawned, killed and threaded Python processes arrive exactly, and a forked child never
         touches what is its parent's.
 Method: 8 processes write 100,000 records in all while a real aggregator reads; counters come from its /metrics.

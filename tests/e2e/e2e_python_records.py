@@ -1,4 +1,3 @@
-# Labels: release-only
 """Goal:   what Python writes is what stands in the segment, and what is shown: for every built-in record type, every
         field, and every kind of value and sequence.
 Method: seeded random records of all types, with the fields that `rankbus describe` prints. The slots are read back by

@@ -1,4 +1,3 @@
-# Labels: release-only
 """Goal:   ranks of a real PyTorch job, with real collectives between them, show up rank by rank with exact totals.
 Method: tensor-parallel matrix multiplications on two CPU processes, whose partial sums are all-reduced by gloo; each
         rank writes `collective` and `worker_step` records through the Python producer while an aggregator reads.

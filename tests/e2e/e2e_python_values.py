@@ -1,4 +1,3 @@
-# Labels: release-only
 """Goal:   nothing that a caller passes makes a record call raise, stop or lose more than the field it was for; a
         strict producer says what is wrong instead, and writes nothing. Inert producers do nothing.
 Method: wrong values of every kind for every kind of field, objects whose methods raise, lie, or call back, and the

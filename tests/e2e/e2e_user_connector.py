@@ -1,4 +1,3 @@
-# Labels: release-only
 """Goal:   a connector that nobody here has heard of flows from a rank to /metrics and to the log's KV Transfer line,
         without a change of the aggregator; transfers are told apart by rank, and by peer where that is asked for.
 Method: real Python producers of two ranks declare a connector of their own and record NIXL transfers with peers; a real

@@ -24,6 +24,7 @@ def described():
 
 
 class Describe(unittest.TestCase):
+    # C-39
     def test_GoldenPage_IsWhatTheProgramPrints(self):
         self.assertEqual(GOLDEN.resolve(), PAGE, "one text, or the two will differ one day")
         difference = difflib.unified_diff(

@@ -206,6 +206,7 @@ class Layout(unittest.TestCase):
         self.assertEqual(count, 1, f"{pattern} is not in bus/layout.hpp")
         return text
 
+    # C-37
     def test_Tables_EveryCompiler_AgreeWithTheStructs(self):
         self.assertIn("g++", COMPILERS)
         for compiler in COMPILERS:

@@ -8,43 +8,23 @@ Update: RANKBUS_UPDATE_GOLDEN=1 tests/contract_seed_rows.py
 
 import json
 import os
-import pathlib
 import re
 import sys
 import unittest
 
-ROOT = pathlib.Path(os.environ.get("RANKBUS_SOURCE", pathlib.Path(__file__).resolve().parents[1]))
+from named_tests import ROOT, cell, tests_that_name
+
 ROWS = json.loads((ROOT / "tests/conformance/seed_rows.json").read_text())
 NUMBERS = json.loads((ROOT / "tests/conformance/seed_numbers.json").read_text())["numbers"]
 PAGE = ROOT / "aggregator/analysis/ROWS.md"
 ID = re.compile(r"\bS[0-3]-\d\d\b")
 NUMBER_ID = re.compile(r"\bW\d+\b")
-TEST = re.compile(r"^(?:TEST|TEST_F|TEST_P|TYPED_TEST)\((\w+),\s*(\w+)\)|^    def (test_\w+)\(")
 SYSTEMS = {
     "S0": ("Scheduler statistics", "[README.md](README.md)"),
     "S1": ("KV-block residency", "[README.md](README.md)"),
     "S2": ("Caches over sliding windows", "[CACHES.md](CACHES.md)"),
     "S3": ("KV connectors", "[aggregator/README.md](../README.md), [exporters/README.md](../../exporters/README.md)"),
 }
-
-
-def tests_that_name(pattern):
-    """{id: [('file: Suite.Test', the test's text), ...]} of what is named directly above a test, or in its name."""
-    found = {}
-    for path in sorted([*ROOT.glob("tests/*.cpp"), *ROOT.glob("tests/e2e/*.py")]):
-        named = []
-        joined = re.sub(r",\n\s+", ", ", path.read_text())
-        texts = []
-        for line in joined.splitlines():
-            test = TEST.match(line)
-            if test:
-                name = f"{test[1]}.{test[2]}" if test[1] else test[3]
-                texts = []
-                for row in dict.fromkeys(named + pattern.findall(name)):
-                    found.setdefault(row, []).append((f"{path.stem}: {name}", texts))
-            texts.append(line)
-            named = named + pattern.findall(line) if line.lstrip().startswith(("//", "#")) else []
-    return {row: [(name, "\n".join(lines)) for name, lines in tests] for row, tests in found.items()}
 
 
 def tests_by_row():
@@ -79,13 +59,12 @@ def page():
         lines += ["", f"## {system}: {title}", "", f"Documented in {documented}.", "", "| row | | behaviour | test |", "|---|---|---|---|"]
         for row, (tag, behaviour) in ROWS["rows"].items():
             if row.startswith(system):
-                shown = behaviour.replace("|", "\\|")
                 # Single examples say more than properties.
                 named = sorted(tests.get(row, []), key=lambda test: not test.startswith("unit_"))[:3]
-                lines.append(f"| {row} | {tag} | {shown} | {'; '.join(f'`{test}`' for test in named)} |")
+                lines.append(f"| {row} | {tag} | {cell(behaviour)} | {'; '.join(f'`{test}`' for test in named)} |")
     lines += ["", "## S4: Engine monitor, owed", "", "An engine monitor with reports is not built; nothing here is ticked.", ""]
     lines += ["| row | | behaviour |", "|---|---|---|"]
-    lines += [f"| {row} | {tag} | {text.replace('|', chr(92) + '|')} |" for row, (tag, text) in ROWS["owed"].items()]
+    lines += [f"| {row} | {tag} | {cell(text)} |" for row, (tag, text) in ROWS["owed"].items()]
     lines += ["", "## Numbers worked by hand", "", "| | given and expected | rows | test |", "|---|---|---|---|"]
     for number, names in tests_by_number().items():
         rows = sorted(row for row in tests if set(tests[row]) & set(names))

@@ -63,6 +63,7 @@ class Registration(unittest.TestCase):
         self.assertRegex(run_python(code).stdout, r"^[0-9a-f]{32}\n$")
         self.assertEqual(run_python(code, RANKBUS_RUN_ID="given").stdout, "given\n")
 
+    # C-27
     def test_RequestIds_AreHashedUnderAKeyOfTheProcess(self):
         code = "from rankbus.vllm.mapping import hash_request_id as h; print(h('a'), h('a'), h('b'), h(''))"
         one, other = (run_python(code).stdout.split() for _ in range(2))

@@ -99,6 +99,7 @@ std::uint64_t free_on(const std::string& path) {
   return rankbus::bus::free_bytes(Directory(path).fd());
 }
 
+// C-15
 TEST(BusDirectory, TmpfsOf64MiB_WorksWithinAnEighthOfIt) {
   const Folder folder;
   const std::string small = folder / "small";
@@ -134,6 +135,7 @@ TEST(BusDirectory, TmpfsOf64MiB_WorksWithinAnEighthOfIt) {
   }));
 }
 
+// C-9, C-15
 TEST(BusDirectory, FullTmpfs_IsInertAndNothingIsLeftBehind) {
   const Folder folder;
   const std::string small = folder / "small";
@@ -155,6 +157,7 @@ TEST(BusDirectory, FullTmpfs_IsInertAndNothingIsLeftBehind) {
   }));
 }
 
+// C-9
 TEST(BusDirectory, TmpfsWithoutInodes_IsInert) {
   const Folder folder;
   const std::string small = folder / "small";
@@ -168,6 +171,7 @@ TEST(BusDirectory, TmpfsWithoutInodes_IsInert) {
   }));
 }
 
+// C-13
 TEST(BusDirectory, ReadOnlyTmpfs_IsInertAndAnObserverReads) {
   const Folder folder;
   const std::string place = folder / "place";
@@ -252,6 +256,7 @@ TEST(BusDirectory, Missing_IsMadeForItsOwnerOnly) {
   }
 }
 
+// C-17
 TEST(BusDirectory, OfAnotherUser_IsInert) {
   if (geteuid() != 0) GTEST_SKIP() << "only root can make directories of other users";
   const Folder folder;
@@ -279,6 +284,7 @@ TEST(BusDirectory, OfRootForAnotherUser_IsInertWithoutTheRightToWrite) {
 }
 
 // A service's directory: setgid and sticky, for the group.
+// C-17
 TEST(BusDirectory, OfAGroup_WorksForItsMembersAndTheirSegmentsAreReadableInIt) {
   if (geteuid() != 0) GTEST_SKIP() << "only root can become another user";
   const Folder folder;
@@ -306,6 +312,7 @@ TEST(BusDirectory, OfAGroup_WorksForItsMembersAndTheirSegmentsAreReadableInIt) {
   }
 }
 
+// C-17
 TEST(BusDirectory, WritableForEverybody_IsInertAndSaysHowToMendIt) {
   const Folder folder;
   ASSERT_EQ(mkdir(folder.bus().c_str(), 0700), 0);
@@ -371,6 +378,7 @@ class OnDisk : public testing::Test {
   std::string path_;
 };
 
+// C-16
 TEST_F(OnDisk, NotAllowed_IsInertAndMakesNothing) {
   const std::string bus = path_ + "/bus";
   expect_inert(bus, {"not in memory", "expected tmpfs", "RANKBUS_ALLOW_DISK=1"});
@@ -389,6 +397,7 @@ TEST_F(OnDisk, Allowed_Works) {
   EXPECT_TRUE(works(path_ + "/bus"));
 }
 
+// C-17
 TEST(BusDirectory, RemovedUnderALivingProducer_TheWorkerGoesOnAndTheNextMakesItAnew) {
   const Folder folder;
   Producer producer = Producer::open(tiles_on(folder.bus()));
@@ -400,6 +409,7 @@ TEST(BusDirectory, RemovedUnderALivingProducer_TheWorkerGoesOnAndTheNextMakesItA
 }
 
 // Another opener may be stopped while it holds the others off; they do not wait for ever.
+// C-3
 TEST(BusDirectory, OpenersLockHeldForEver_OpensAllTheSame) {
   const Folder folder;
   ASSERT_TRUE(works(folder.bus()));

@@ -123,6 +123,7 @@ class FaultHttpCrowds : public testing::Test {
   void SetUp() override { raise_descriptor_limit(); }
 };
 
+// C-27
 TEST_F(FaultHttpCrowds, IdleAndSlowClients_LeaveEveryScrapeWhole) {
   const Snapshot shown = medium_snapshot();
   const auto server = start_with(shown);

@@ -66,6 +66,7 @@ class LedgerTest : public testing::Test {
 
 class KilledAt : public LedgerTest, public testing::WithParamInterface<const char*> {};
 
+// C-2, C-4, C-12
 TEST_P(KilledAt, NextOwnerContinuesEveryCount) {
   std::uint64_t kills = 0;
   for (const int nth : {1, 2, 3, 5}) {
@@ -109,6 +110,7 @@ INSTANTIATE_TEST_SUITE_P(Ledger, KilledAt,
                            return name;
                          });
 
+// C-2, C-12, C-35
 TEST_F(LedgerTest, EverybodyKilledAtRandom_EveryCountIsExact) {
   Dice dice(test_seed());
   const std::uint64_t owners = scaled(40);
@@ -170,6 +172,7 @@ void damage(const std::string& path) {
   file.put('\x5a').put('\x5b').put('\x5c');
 }
 
+// C-12
 TEST_F(LedgerTest, NewestImageDamagedAtAnyMoment_TheOlderOneLosesNothing) {
   Dice dice(test_seed() + 1);
   for (std::uint64_t round = 0; round < scaled(10); ++round) {
@@ -246,6 +249,7 @@ TEST_F(LedgerTest, SegmentRemovedByAStrangerMeanwhile_StaysAtItsFloorAndIsCounte
   expect_counts(*again, Counts::after(streams[0].second.records, streams[1].second.records));
 }
 
+// C-35
 TEST_F(LedgerTest, StartTimes_StayOverRestartsAndMoveWhereCountsWereLost) {
   const auto began = [&](AggregatorProcess& aggregator) {
     const auto scrape = aggregator.scrape();
@@ -275,6 +279,7 @@ TEST_F(LedgerTest, StartTimes_StayOverRestartsAndMoveWhereCountsWereLost) {
   EXPECT_EQ(began(*aggregator), second);
 }
 
+// C-9
 TEST_F(LedgerTest, OnADiskThatRefuses_IsToldOnceAndNothingElseIsHurt) {
   const std::string state = folder_ / "state";
   ASSERT_EQ(mkdir(state.c_str(), 0700), 0);
@@ -370,6 +375,7 @@ TEST_F(LedgerTest, QuarantinedSegment_StaysAsItWasOverRestartsUntilItIsReleased)
 }
 
 // Finished requests are judged one by one, so what counts them is made of samples.
+// C-2, C-33
 TEST_F(LedgerTest, CountersOfSamplesOverKilledAggregators_CountOnceOrAreLost) {
   Dice dice(test_seed() + 2);
   Child child([&](const Line& line) {

@@ -133,6 +133,7 @@ std::uint64_t check_dead(const std::string& bus, const std::string& name, const 
   return published;
 }
 
+// C-1
 TEST(ProducerKilled, AtRandomInstantsAtFullSpeed_TotalsEqualTheOracleBitForBit) {
   const std::uint64_t kills = scaled(1000);
   const Folder folder;
@@ -210,6 +211,7 @@ std::uint64_t tiles_of_dead(const SegmentReader& reader) {
   return stream->published;
 }
 
+// C-7
 TEST(ProducerKilled, WhileAForkedChildLivesOn_ItsLockIsFreeAndTheChildWritesItsOwnSegment) {
   for (std::uint64_t round = 0; round < scaled(30); ++round) {
     const Folder folder;
@@ -238,6 +240,7 @@ TEST(ProducerKilled, WhileAForkedChildLivesOn_ItsLockIsFreeAndTheChildWritesItsO
   }
 }
 
+// C-7
 TEST(ProducerForked, ParentGoesOn_ChildLeavesNoTraceInTheSegment) {
   const Folder folder;
   rankbus::OpenOptions options = options_for(folder.bus(), Role::other);
@@ -344,6 +347,7 @@ int write_ten_and_wait(const std::string& bus, const Line& line) {
   return 0;
 }
 
+// C-8
 TEST(ProducerKilled, NotYetReaped_CountsAsDead) {
   const Folder folder;
   Child writer([&](const Line& line) { return write_ten_and_wait(folder.bus(), line); });
@@ -359,6 +363,7 @@ TEST(ProducerKilled, NotYetReaped_CountsAsDead) {
   EXPECT_EQ(bus->retired_segments(), 1u);
 }
 
+// C-6
 TEST(ProducerStopped, BySigstop_CountsAsAlive) {
   const Folder folder;
   const Environment run("RANKBUS_RUN_ID", "one-run");
@@ -386,6 +391,7 @@ TEST(ProducerStopped, BySigstop_CountsAsAlive) {
 
 // Reads a stream of samples without totals from a dead producer: what is still in the ring comes,
 // whole, in order, without a gap.
+// C-1
 TEST(ProducerKilled, SamplesOnlyStream_LastRingIsReadWhole) {
   for (std::uint64_t round = 0; round < scaled(50); ++round) {
     const Folder folder;

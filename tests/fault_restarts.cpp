@@ -159,6 +159,7 @@ class Restarts : public testing::Test {
   Expected expected_[kRanks];
 };
 
+// C-5
 TEST_F(Restarts, BeforeWithAndBetweenPassesOfAnAggregator_NoCountLostOrDoubled) {
   Dice dice(test_seed());
   for (std::uint32_t rank = 0; rank < kRanks; ++rank) {
@@ -240,6 +241,7 @@ TEST_F(Restarts, UnderARunningAggregator_ItsLastSnapshotHasEveryToken) {
   aggregator.stop();
 }
 
+// C-5
 TEST_F(Restarts, AHundredTimesWithoutAggregator_NothingIsLost) {
   Dice dice(test_seed() + 2);
   start(0, dice);
@@ -355,6 +357,7 @@ TEST_F(Budget, AThousandRestartsWithoutAggregator_StayWithinItAndCountWhatWasRem
               static_cast<unsigned long long>(first_removal));
 }
 
+// C-9
 TEST_F(Budget, UsedUpUnderAnOwner_NothingIsRemovedAndTheProducerIsInert) {
   const Environment budget("RANKBUS_BUDGET", std::to_string(512 << 10));
   while (used() < (400 << 10)) ASSERT_TRUE(rankbus::bus::is_segment_name(die().c_str()));
@@ -410,6 +413,7 @@ TEST_F(Budget, SmallerThanTheSmallestSegment_DestroysNothing) {
 }
 
 // Many more dead than a reader may hold at a time: it reads some, reclaims them, and goes on.
+// C-9
 TEST_F(Budget, MoreDeadSegmentsThanTheLimit_AllAreReadAndReclaimed) {
   rankbus::OpenOptions options = options_for(folder_.bus(), rankbus::Role::other);
   options.records[0] = rankbus::record_type<llm_engine::Tile>();

@@ -353,6 +353,7 @@ void expect_breaks(const Rules& rules) {
   std::printf("  %s breaks:\n%s", rules.name, fault.c_str());
 }
 
+// C-12
 TEST(LedgerModel, KillsDamageAndAnOlderImageRestored_NeitherLoseNorDoubleACount) {
   expect_holds({});
 }

@@ -82,6 +82,7 @@ TEST(Model, ProcessMemory_EachOperation_HasTheOrderThatTheVariantsWeaken) {
 
 // Part 1: slots.
 
+// C-29, C-30
 TEST(Model, Slot_WriterRacesReader_OutcomeIsTheTruthAndNeverTorn) {
   for (const Word capacity : kCapacities) {
     for (const std::size_t fields : kFields) {
@@ -105,6 +106,7 @@ TEST(Model, Slot_RecordIsPublished_IsWholeOrLapped) {
 constexpr Word kWordIsZero = (Word{1} << 63) - 1;
 static_assert(bus::word_when_whole(kWordIsZero) == 0);
 
+// C-32
 TEST(Model, Slot_WordsOrPositionsWrap_OutcomeIsTheTruthAndNeverTorn) {
   for (const Word capacity : kCapacities) {
     for (const Word first : {kWordIsZero - 2, Word{0} - 3}) {
@@ -211,6 +213,7 @@ TEST(Model, Slots_WriterKilledInProgramOrder_LeaveOneAbandonedRecordAtMost) {
   expect_left(ProcessMemory{}, kInProgramOrder, 1);
 }
 
+// C-1
 TEST(Model, Slots_WriterKilledWithAnyCompiler_LeaveOneAbandonedRecordAtMost) {
   expect_left(ProcessMemory{}, kAnyCompiler, 1);
 }
@@ -256,6 +259,7 @@ TEST(Model, Totals_ReaderFollowsAndVerifies_AgreeWithEveryCheckpoint) {
 
 constexpr std::array kDeaths = {kInProgramOrder, kAnyCompiler};
 
+// C-1
 TEST(Model, Totals_WriterKilledAnywhere_AreExactAtTheFirstAttempt) {
   for (const std::size_t moved_ahead : kDeaths) {
     for (const Shape& shape : kTotalsShapes) {

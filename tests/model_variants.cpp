@@ -66,6 +66,7 @@ std::vector<Column> all_alive_and(std::vector<Column> more) {
   return more;
 }
 
+// C-29
 TEST(Variant, Protocol_AsItIs_KeepsEveryPromise) {
   expect_breaks("the protocol", {});
 }
@@ -74,6 +75,7 @@ TEST(Variant, Fences_FieldsReleaseAndAcquireInstead_KeepEveryPromise) {
   expect_breaks("no fences, fields release and acquire", {});
 }
 
+// C-29
 TEST(Variant, FenceAfterMark_LeftOut_TearsSlotsAndCheckpoints) {
   expect_breaks("no fence after the mark", all_alive_and({dead, follow_to_death}));
 }
@@ -86,15 +88,18 @@ TEST(Variant, MarkWithoutFences_StoredRelaxed_LeavesTwoOpenCheckpoints) {
   expect_breaks("no fences, mark stored relaxed", {dead});
 }
 
+// C-29
 TEST(Variant, Mark_LeftOut_TearsSlotsAndCheckpoints) {
   expect_breaks("no mark", {slot, published, checkpoint, attach, follow, dead_in_order, dead,
                             follow_to_death});
 }
 
+// C-29
 TEST(Variant, WholeWord_StoredRelaxed_TearsUnpublishedSlotsAndCheckpoints) {
   expect_breaks("whole word stored relaxed", {slot, checkpoint, attach, follow, dead});
 }
 
+// C-29
 TEST(Variant, Published_StoredRelaxed_TellsOfRecordsThatAreNotThere) {
   expect_breaks("`published` stored relaxed", {published, attach, follow, dead, follow_to_death});
 }
@@ -103,18 +108,22 @@ TEST(Variant, FieldsWithoutFences_StoredRelaxed_TearSlotsAndCheckpoints) {
   expect_breaks("no fences, fields stored relaxed", all_alive_and({dead, follow_to_death}));
 }
 
+// C-29
 TEST(Variant, FirstLook_Relaxed_TearsUnpublishedSlotsAndCheckpoints) {
   expect_breaks("first look relaxed", {slot, checkpoint, attach, follow});
 }
 
+// C-29
 TEST(Variant, FenceBeforeSecondLook_LeftOut_TearsSlotsAndCheckpoints) {
   expect_breaks("no fence before the second look", all_alive_and({follow_to_death}));
 }
 
+// C-29
 TEST(Variant, FenceBeforeSecondLook_ReplacedByAcquireLoad_TearsSlotsAndCheckpoints) {
   expect_breaks("second look acquire instead of that fence", all_alive_and({follow_to_death}));
 }
 
+// C-29
 TEST(Variant, Published_LoadedRelaxed_TellsOfRecordsThatAreNotThere) {
   expect_breaks("`published` loaded relaxed", {published, attach, follow, follow_to_death});
 }

@@ -197,6 +197,7 @@ using Types =
                    rankbus::CacheStorage, rankbus::CacheEviction, rankbus::HiSparse>;
 TYPED_TEST_SUITE(Splits, Types);
 
+// C-36
 TYPED_TEST(Splits, AnySplit_ReducesToTheSame) {
   Dice dice(test_seed());
   for (std::uint64_t round = 0; round < scaled(4); ++round) {

@@ -88,6 +88,7 @@ using Types =
                    rankbus::CacheEviction, rankbus::HiSparse, llm_engine::Swap, llm_engine::Tile>;
 TYPED_TEST_SUITE(Totals, Types);
 
+// C-24
 TYPED_TEST(Totals, HostileValues_ProducerReadersAndModelAgreeBitForBit) {
   Dice dice(test_seed());
   for (std::uint64_t round = 0; round < scaled(5); ++round) {

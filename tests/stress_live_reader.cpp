@@ -132,6 +132,7 @@ void follow_one_life(bool bursts, Dice& dice, Sums& sums) {
   }
 }
 
+// C-30, C-31, C-33
 TEST(LiveReader, LappedByAWriterAtFullSpeed_TotalsStayExactAndLossesAreCounted) {
   Dice dice(test_seed());
   Sums sums;
@@ -170,6 +171,7 @@ testing::AssertionResult is_tally_of(const rankbus::StreamState& stream, std::ui
 }
 
 // Readers that come in the middle find a checkpoint however fast the writer is.
+// C-30
 TEST(LiveReader, AttachesAtFullSpeed_TotalsAreExactFromTheFirstPoll) {
   const Folder folder;
   Child writer([&](const Line& line) {
@@ -210,6 +212,7 @@ TEST(LiveReader, AttachesAtFullSpeed_TotalsAreExactFromTheFirstPoll) {
 }
 
 // One reader of the whole bus, four writers at full speed.
+// C-30, C-33
 TEST(LiveReader, FourWritersUnderOneBusReader_BooksCloseForEach) {
   const Folder folder;
   std::vector<std::unique_ptr<Child>> writers;

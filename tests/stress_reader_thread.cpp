@@ -12,6 +12,7 @@ namespace {
 
 using rankbus::Producer;
 
+// C-30
 TEST(ReaderThread, BesideAWritingThread_SeesWholeRecordsAndExactTotals) {
   Dice dice(test_seed());
   std::uint64_t verified = 0;

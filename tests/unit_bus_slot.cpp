@@ -54,6 +54,7 @@ struct Ring {
 
 class SlotNear : public testing::TestWithParam<Word> {};
 
+// C-20
 TEST_P(SlotNear, EveryOutcome_IsNamed) {
   const Word first = GetParam();
   Ring ring(first);
@@ -86,6 +87,7 @@ TEST_P(SlotNear, EveryOutcome_IsNamed) {
   }
 }
 
+// C-32
 TEST_P(SlotNear, ManyLaps_EveryRecordIsWholeUntilItIsLapped) {
   Ring ring(GetParam());
   for (int n = 0; n < 500; ++n) {
@@ -120,6 +122,7 @@ TEST(Checkpoint, WordByWord_IsWholeOnlyBetweenTwoWrites) {
   EXPECT_FALSE(read_checkpoint(memory, checkpoint, body, 4));
 }
 
+// C-32
 TEST(Checkpoint, VersionNearItsEnd_GoesOn) {
   ProcessMemory memory;
   Word checkpoint[1 + 1] = {~Word{0} - 5, 0};  // Even.

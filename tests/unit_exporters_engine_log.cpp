@@ -448,6 +448,7 @@ TEST_F(EngineLogTest, IterationsOfAnEngineThatIsGone_AreStillPrinted) {
 
 // --- strangers ---
 
+// C-24
 TEST_F(EngineLogTest, HostileTexts_StayOnTheirLineAndHarmless) {
   const std::string evil =
       "x\nINFO forged\x1B[31m\x9B"
@@ -468,6 +469,7 @@ TEST_F(EngineLogTest, HostileTexts_StayOnTheirLineAndHarmless) {
   }
 }
 
+// C-24
 TEST_F(EngineLogTest, HostileNumbers_PrintWithoutHarm) {
   constexpr auto kHuge = std::numeric_limits<std::uint64_t>::max();
   const double nan = std::numeric_limits<double>::quiet_NaN();

@@ -308,6 +308,7 @@ TEST(HttpServer, PipelinedRequests_AreAllAnswered) {
   EXPECT_EQ(all.substr(all.size() - 3), "ok\n");
 }
 
+// C-27
 TEST(HttpServer, SilentClient_IsClosedAndHindersNobody) {
   const auto server = start_with(mixed_snapshot(), {.request_timeout = 1s});
   Client silent(server->port());
@@ -338,6 +339,7 @@ TEST(HttpServer, ClientThatLeavesEarly_HindersNobody) {
   EXPECT_EQ(fetch(*server, "GET /healthz").status, 200);
 }
 
+// C-27
 TEST(HttpServer, OversizedRequest_IsRefused) {
   const auto server = start_with(mixed_snapshot());
   const Reply header = fetch(*server, "GET /metrics", "X: " + std::string(100000, 'x') + "\r\n");
@@ -408,6 +410,7 @@ TEST(HttpServer, FullConnectionTable_LeavesThoseWhoWaitForTheBus) {
   EXPECT_EQ(parse_reply(waiting.read_to_end()).body, render(mixed_snapshot()));
 }
 
+// C-27
 TEST(HttpServer, HeaderWithoutEnd_IsClosedThoughBytesKeepComing) {
   const auto server = start_with(mixed_snapshot(), {.request_timeout = 1s});
   Client dripping(server->port());

@@ -46,6 +46,7 @@ TEST(HttpHosts, TheMachinesOwnName_IsServed) {
   EXPECT_EQ(status_for_host(*server, std::string(own) + ".attacker.example"), 421);
 }
 
+// C-27
 TEST(HttpHosts, OtherNames_Are421WithWhatToDo) {
   const auto server = start_named({});
   for (const char* host : {"evil.example",

@@ -149,6 +149,7 @@ TEST(LogText, OrdinaryText_IsUnchanged) {
   EXPECT_EQ(cleaned("m\u00e4 \u4f60\u597d \U0001F600"), "m\u00e4 \u4f60\u597d \U0001F600");
 }
 
+// C-24
 TEST(LogText, ControlCharacters_AreStripped) {
   EXPECT_EQ(cleaned("a\nb\rc\td\be\x7F"
                     "f"),
@@ -161,6 +162,7 @@ TEST(LogText, ControlCharacters_AreStripped) {
             "a\uFFFDb");
 }
 
+// C-24
 TEST(LogText, TerminalEscapes_AreStrippedWhole) {
   EXPECT_EQ(cleaned("a\x1B[1;31mb\x1B[0mc"), "abc");
   EXPECT_EQ(cleaned("a\x1B]0;title\x07"

@@ -102,6 +102,7 @@ TEST(PrometheusText, FamiliesWithDifferentBounds_KeepTheirOwn) {
             std::string::npos);
 }
 
+// C-24
 TEST(PrometheusText, LabelValue_IsEscaped) {
   EXPECT_EQ(label_value("plain"), "plain");
   EXPECT_EQ(label_value(""), "");
@@ -110,6 +111,7 @@ TEST(PrometheusText, LabelValue_IsEscaped) {
   EXPECT_EQ(label_value("a,b={c}"), "a,b={c}");
 }
 
+// C-24
 TEST(PrometheusText, InvalidUtf8_BecomesReplacementCharacters) {
   const std::string r = "\xEF\xBF\xBD";
   EXPECT_EQ(label_value("\u00e4\u4f60\U0001F600\U0010FFFF"), "\u00e4\u4f60\U0001F600\U0010FFFF");

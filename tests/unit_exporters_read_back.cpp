@@ -114,6 +114,7 @@ TEST_F(PythonClient, ExtremeNumbers_ReadBackTheSame) {
   expect_read_back(snapshot({family("n", "Numbers.", FamilyType::gauge, all)}));
 }
 
+// C-24
 TEST_F(PythonClient, EveryLabelText_ReadsBackTheSame) {
   std::vector<Series> all;
   for (const std::string_view text :
@@ -182,6 +183,7 @@ class Promtool : public testing::Test {
   TempDir dir_;
 };
 
+// C-39
 TEST_F(Promtool, OurOwnNames_HaveNoComplaint) {
   const Labels labels = {{"engine", "0"}, {"model_name", "l\"l\\a\nm\u00e4\xFF"}};
   const auto [status, output] = check(render(snapshot(

@@ -355,6 +355,7 @@ TEST_F(ThroughputLogTest, SeveralServers_AreToldApart) {
                                   rates("DEBUG Server (k5): Engine 000", "0.0", "0.0")}));
 }
 
+// C-24
 TEST_F(ThroughputLogTest, HostileNamesAndNumbers_StayHarmless) {
   engine(0, "k1").server_label = "a\nINFO forged\x1B[31m";
   engine(0, "k2").model_name = "b\x1B]0;title\x07";

@@ -177,6 +177,7 @@ TEST_F(LedgerOfBus, MoreDeadRanksThanAreRemembered_TheEnginesSumStays) {
   EXPECT_EQ(tokens(*bus, 0), sum + 10) << "after a restart, too";
 }
 
+// C-18
 TEST_F(LedgerOfBus, AfterAReboot_WhoLivedIsRetiredAtItsFloorAndNothingVanished) {
   LedgerImage image = image_of_now();
   image.boot_id[0] = static_cast<std::uint8_t>(image.boot_id[0] + 1);
@@ -212,6 +213,7 @@ struct CountedSamples {
   }
 };
 
+// C-2, C-31
 TEST_F(LedgerOfBus, SamplesOverARestart_CountOnceOrAreLost) {
   for (const std::uint64_t meanwhile : {0u, 1u, 17u, 63u, 200u, 5'000u}) {
     SCOPED_TRACE(std::to_string(meanwhile) + " records without a reader");

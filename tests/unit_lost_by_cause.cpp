@@ -28,6 +28,7 @@ std::map<std::string, std::uint64_t> lost(const rankbus::BusReader& bus, const s
   return found;
 }
 
+// C-20, C-31
 TEST(LostByCause, QuarantinedSegment_LosesWhatWasPublishedAndNotRead) {
   const Folder folder;
   rankbus::OpenOptions options = options_for(folder.bus(), rankbus::Role::other);

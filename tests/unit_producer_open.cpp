@@ -251,6 +251,7 @@ TEST_F(ProducerOpen, Status_IsWhereTheProcessIs) {
 
 // Lanes and servers.
 
+// C-5
 TEST_F(ProducerOpen, EqualIdentities_GetLanesInOrderAndReuseTheLowest) {
   Producer first = Producer::open(options());
   Producer second = Producer::open(options());
@@ -455,6 +456,7 @@ TEST_F(ProducerOpen, InternedTexts_ComeBackAsTheyWere) {
   }
 }
 
+// C-9
 TEST_F(ProducerOpen, DictionaryFull_FurtherTextsAreOther) {
   Producer by_entries = Producer::open(swap_options(bus()));
   std::uint32_t entries = 0;
@@ -492,6 +494,7 @@ TEST_F(ProducerOpen, DictionaryFull_FurtherTextsAreOther) {
   EXPECT_TRUE(equals_model(reader->streams()[0], model));
 }
 
+// C-9
 TEST_F(ProducerOpen, MoreLabelValuesThanRows_GoToOtherAndAreCounted) {
   Producer producer = Producer::open(swap_options(bus()));
   std::uint64_t all = 0;

@@ -361,6 +361,7 @@ TEST(KvCacheEvictionEvent, Reasons_ComeBackFromStorageAndExport) {
   }
 }
 
+// C-24
 TEST(KvCacheEvictionEvent, HostileTexts_AreCutAndValidUtf8) {
   const auto event =
       KvCacheEvictionEvent::at_untrusted({}, std::string(1000, '\xFF'), 1, std::string(1000, 'x'));

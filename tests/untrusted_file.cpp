@@ -224,6 +224,7 @@ INSTANTIATE_TEST_SUITE_P(Reader, UntrustedFile,
                            return access.param == ByteAccess::mapped ? "Mapped" : "Copied";
                          });
 
+// C-21
 TEST_P(UntrustedFile, Malicious_TruncatedWhileRead_CostsThatSegmentOnly) {
   World world(GetParam());
   Dice dice(test_seed());
@@ -244,6 +245,7 @@ TEST_P(UntrustedFile, Malicious_TruncatedWhileRead_CostsThatSegmentOnly) {
 }
 
 // The bytes come back as zeros, and the length says nothing.
+// C-21
 TEST_P(UntrustedFile, Malicious_TruncatedAndGrownAgain_NeverBecomesATotal) {
   World world(GetParam());
   Dice dice(test_seed() + 1);
@@ -259,6 +261,7 @@ TEST_P(UntrustedFile, Malicious_TruncatedAndGrownAgain_NeverBecomesATotal) {
   for (const auto& [reason, count] : reasons) std::printf("%4d  %s\n", count, reason.c_str());
 }
 
+// C-21
 TEST_P(UntrustedFile, Malicious_HolesPunchedWhileRead_NeverBecomeATotal) {
   World world(GetParam());
   Dice dice(test_seed() + 2);
@@ -293,6 +296,7 @@ TEST_P(UntrustedFile, Malicious_EmptiedWhileItsWriterIsStopped_IsNoticed) {
   }
 }
 
+// C-21
 TEST_P(UntrustedFile, Malicious_GrownWhileRead_IsReadOn) {
   World world(GetParam());
   Dice dice(test_seed() + 3);
@@ -304,6 +308,7 @@ TEST_P(UntrustedFile, Malicious_GrownWhileRead_IsReadOn) {
 }
 
 // Between two looks at it nothing is read, so only the kernel can tell.
+// C-21
 TEST_P(UntrustedFile, Malicious_TruncatedWhileIdle_IsNoticedAndItsTotalsStay) {
   World world(GetParam());
   // In a process of its own, which a cut ends.
@@ -328,6 +333,7 @@ TEST_P(UntrustedFile, Malicious_TruncatedWhileIdle_IsNoticedAndItsTotalsStay) {
 
 // The record's word is there, and its fields are not: of what was copied before the kernel was
 // asked nothing counts.
+// C-21
 TEST_P(UntrustedFile, Malicious_CutInsideARecord_ItIsNotRead) {
   World world(GetParam());
   for (const int variant : {0, 1, 2, 3}) {
@@ -381,6 +387,7 @@ TEST_P(UntrustedFile, Malicious_CutInsideARecord_ItIsNotRead) {
   }
 }
 
+// C-21
 TEST_P(UntrustedFile, Malicious_NameGivenToAnotherFile_TheFirstIsReadOnAndTheOtherLeftAlone) {
   World world(GetParam());
   Producer victim = Producer::open(tiles_of(world.bus(), 3));
@@ -403,6 +410,7 @@ TEST_P(UntrustedFile, Malicious_NameGivenToAnotherFile_TheFirstIsReadOnAndTheOth
   EXPECT_TRUE(std::filesystem::exists(world.path(name))) << "what was not read is not removed";
 }
 
+// C-22
 TEST_P(UntrustedFile, Malicious_NoRegularFiles_AreRejectedOnceEach) {
   World world(GetParam());
   const auto name = [](int n) { return "worker-0-0." + std::string(31, 'b') + std::to_string(n); };
@@ -419,6 +427,7 @@ TEST_P(UntrustedFile, Malicious_NoRegularFiles_AreRejectedOnceEach) {
 }
 
 // What is wrong with this process is no property of a segment.
+// C-9, C-22
 TEST_P(UntrustedFile, NoDescriptorsLeft_IsTriedAgainUntilThereAreSome) {
   const ByteAccess access = GetParam();
 #ifdef __SANITIZE_ADDRESS__

@@ -136,6 +136,7 @@ TEST(UntrustedLedger, CutAnywhereOrContinued_IsRefused) {
     EXPECT_NE(refusal(sealed(bytes.substr(0, size))), "") << size << " bytes, sealed";
 }
 
+// C-19
 TEST(UntrustedLedger, AnythingAtAllUnderAFittingChecksum_IsRefusedOrWhole) {
   const std::string bytes = rankbus::encode_ledger(sample_image());
   Dice dice(test_seed());
@@ -182,6 +183,7 @@ void change_value(LedgerImage& image, const std::function<void(rankbus::FieldVal
   image.identities[somebody(0)] = std::make_shared<const rankbus::IdentityState>(state);
 }
 
+// C-23
 TEST(UntrustedLedger, ImpossibleContents_AreRefused) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   EXPECT_EQ(refusal_of([](LedgerImage&) {}), "");

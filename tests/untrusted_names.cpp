@@ -215,6 +215,7 @@ TEST(UntrustedNames, Malicious_SecondMeaningAfterTheFirstDied_IsRefused) {
 }
 
 // A rank whose labels never end has its share of series, and no more; what it counts is all there.
+// C-25
 TEST(SeriesBudget, Malicious_EndlessLabels_GoToOtherAndTheOtherRanksAreAllThere) {
   const Folder folder;
   Producer fine = open_as<llm_engine::Tile>(folder.bus(), 9);

@@ -166,6 +166,7 @@ TEST_F(Segments, Unchanged_IsRead) {
   EXPECT_EQ(reader->dictionary_text(~std::uint64_t{0}), "");
 }
 
+// C-23
 TEST_F(Segments, NotASegment_IsRefused) {
   const auto put = [&](std::size_t size, unsigned char fill) {
     return Image(std::vector<unsigned char>(size, fill)).put(bus());
@@ -184,6 +185,7 @@ TEST_F(Segments, NotASegment_IsRefused) {
   }
 }
 
+// C-22
 TEST_F(Segments, OtherThanARegularFileOfItsOwn_IsRefused) {
   const std::string path = bus() + "/worker-0-0.";
   const auto name = [](int n) { return "worker-0-0." + std::string(31, 'a') + std::to_string(n); };
@@ -211,6 +213,7 @@ TEST_F(Segments, OtherThanARegularFileOfItsOwn_IsRefused) {
   EXPECT_NE(refusal(open_to_all).find("every user may write"), std::string::npos);
 }
 
+// C-22, C-26
 TEST_F(Segments, OfAnotherUser_IsRefused) {
   if (geteuid() != 0) GTEST_SKIP() << "only root can make files of other users";
   const std::string foreign = good().put(bus());
@@ -229,6 +232,7 @@ TEST_F(Segments, OfAnotherUser_IsRefused) {
             0);
 }
 
+// C-23, C-37
 TEST_F(Segments, BrokenHeader_IsRefused) {
   using I = Image&;
   expect_refused("magic", [](I i) { i.header().magic ^= 1; });
@@ -282,6 +286,7 @@ TEST_F(Segments, BrokenHeader_WithoutAHashToMatch_IsRefused) {
   }
 }
 
+// C-23
 TEST_F(Segments, BrokenStream_IsRefused) {
   using I = Image&;
   for (const std::uint32_t capacity :
@@ -330,6 +335,7 @@ TEST_F(Segments, BrokenStream_IsRefused) {
   expect_refused("not UTF-8", [](I i) { *i.schema(i.stream(0).help_offset) = 0xff; });
 }
 
+// C-23
 TEST_F(Segments, BrokenField_IsRefused) {
   using I = Image&;
   for (const std::uint32_t value : {0u, 99u, ~0u}) {
@@ -407,6 +413,7 @@ TEST_F(Segments, OneBitOfACheckpointFlipped_IsNoticed) {
   EXPECT_GT(noticed * 10, scaled(400) * 9);
 }
 
+// C-20
 TEST_F(Segments, ImpossibleCheckpoints_EndInAContradiction) {
   const auto ends = [&](const char* what, auto&& change) {
     Image image = good();
@@ -453,6 +460,7 @@ TEST_F(Segments, ImpossibleCheckpoints_EndInAContradiction) {
 }
 
 // A page of a checkpoint that was lost is zeros, which are totals like any others.
+// C-24
 TEST_F(Segments, LaterCheckpointWithLessInIt_IsNotTaken) {
   Image image = good();
   const std::string name = image.put(bus());
@@ -492,6 +500,7 @@ TEST_F(Segments, OneCheckpointHalfWritten_TotalsAreWholeAllTheSame) {
   }
 }
 
+// C-19
 TEST_F(Segments, RandomDamage_IsSurvivedAndEnds) {
   Dice dice(test_seed() + 1);
   std::uint64_t refused = 0, contradicted = 0, read = 0;

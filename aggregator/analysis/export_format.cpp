@@ -24,7 +24,7 @@ std::string json_text(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-void append_csv_field(std::string_view text, std::string& out) {
+void append_csv_text(std::string_view text, std::string& out) {
   if (text.find_first_of(",\"\r\n") == std::string_view::npos) {
     out += text;
     return;
@@ -35,6 +35,13 @@ void append_csv_field(std::string_view text, std::string& out) {
     out += c;
   }
   out += '"';
+}
+
+// A spreadsheet computes what begins like a formula; behind an apostrophe it is shown.
+void append_csv_field(std::string_view text, std::string& out) {
+  constexpr std::string_view kFormula = "=+-@\t\r";
+  const bool is_formula = !text.empty() && kFormula.find(text.front()) != std::string_view::npos;
+  append_csv_text(is_formula ? "'" + std::string(text) : text, out);
 }
 
 void append_csv_lines(const std::string& name, const Json& value, std::string& out) {

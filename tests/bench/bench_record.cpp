@@ -14,6 +14,7 @@
 // in bursts of a quarter of their capacity, and the time between bursts, in which the reader
 // catches up, is not counted. Stamps are given by the caller, unless the name says `clock`, where
 // record() reads the clock itself.
+// C-40
 //
 //   bench_record --benchmark_repetitions=9 --benchmark_enable_random_interleaving=true
 //

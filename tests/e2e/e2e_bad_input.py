@@ -155,6 +155,7 @@ class BusDirectory(TestCase):
             self.skipTest("another user may not run the binary")
         self.assert_refused(result, 1, bus, "permission denied", "RANKBUS_BUS")
 
+    # C-16
     def test_OnDisk_IsRefusedUnlessAllowed(self):
         with folder_on_disk() as place:
             bus = pathlib.Path(place) / "bus"
@@ -211,6 +212,7 @@ class BusDirectory(TestCase):
         self.assertEqual(result.returncode, 0)
         self.assert_says(result.stderr, "write no records", "budget of 64 KiB", "RANKBUS_BUDGET", "raise the budget")
 
+    # C-15
     def test_SixtyFourMebibytes_WarnsAndHoldsTwoEnginesWithinTheBudget(self):
         # The size of /dev/shm in a container that nobody thought about.
         with mounted("size=64m") as bus:
@@ -500,6 +502,7 @@ class Http(TestCase):
             self.assertEqual(status, 400, query)
             self.assertIn(reason, body)
 
+    # C-19, C-27
     def test_BadRequests_LeaveItServing(self):
         host, _, port = self.server.listen.partition(":")
         for garbage in (b"\0" * 5000, b"GET / HTTP/9.9\r\n\r\n", b"G" * 100_000, b"GET /metrics HTTP/1.1\r\n"):

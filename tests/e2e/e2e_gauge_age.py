@@ -43,6 +43,7 @@ class GaugeAge(unittest.TestCase):
         self.writer.stdin.flush()
         self.assertEqual(self.writer.stdout.readline(), "set\n")
 
+    # C-34
     def test_an_old_gauge_goes_and_comes_back_while_the_rest_stays(self):
         with lib.Aggregator(self.bus, "--gauge-ttl", 1) as aggregator:
             lib.wait_for(lambda: aggregator.scrape().total("own_level") is None, "the old gauge to go")
@@ -58,6 +59,7 @@ class GaugeAge(unittest.TestCase):
 
             lib.wait_for(is_back, "the gauge that was set again")
 
+    # C-34
     def test_without_a_limit_it_stays_with_its_age_and_goes_with_its_writer(self):
         with lib.Aggregator(self.bus) as aggregator:
             old = lib.wait_for(

@@ -203,6 +203,7 @@ class HostileTexts(unittest.TestCase):
             self.check_log(aggregator.stderr())
         self.check_log(log_file.read_bytes().decode("utf-8", errors="strict"))
 
+    # C-24
     def test_no_medium_is_harmed(self):
         for _ in range(ROUNDS):
             with lib.temporary_bus() as bus, tempfile.TemporaryDirectory(dir="/dev/shm") as folder:

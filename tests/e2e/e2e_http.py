@@ -68,6 +68,7 @@ class Slow(threading.Thread):
 
 
 class Http(unittest.TestCase):
+    # C-27
     def test_crowd_of_idle_and_slow_clients_leaves_every_scrape_whole(self):
         raise_descriptor_limit()
         with lib.temporary_bus() as bus, lib.Aggregator(bus, "--log-interval", 0) as aggregator:
@@ -110,6 +111,7 @@ class Http(unittest.TestCase):
         self.assertEqual(result.returncode, 2)
         self.assertIn("--allow-host 'node:9855' is no host name", result.stderr)
 
+    # C-27
     def test_it_listens_on_loopback_unless_told_otherwise(self):
         help_text = lib.run_rankbus("aggregate", "--help").stdout
         self.assertIn("127.0.0.1:9855", help_text)

@@ -241,6 +241,7 @@ class Dying(TestCase):
         super().setUp()
         self.owner = self.aggregator()
 
+    # C-34
     def test_KilledScheduler_GaugesGoAndCountersStay(self):
         scheduler = self.writer("scheduler")
         scheduler.write(50)
@@ -253,6 +254,7 @@ class Dying(TestCase):
         self.assertEqual(scrape.value("rankbus_rank_state", role="scheduler", state="dead"), 1)
         self.wait_until_let_go()
 
+    # C-7
     def test_KilledRankWhoseForkedChildLivesOn_IsDead(self):
         worker, scheduler = self.writer("worker"), self.writer("scheduler")
         hold, keep = os.pipe()
@@ -276,6 +278,7 @@ class Dying(TestCase):
             os.close(keep)
             os.close(hold)
 
+    # C-5, C-35
     def test_RestartedRank_ContinuesItsCountersWithoutStepBackOrDouble(self):
         total, seen = 0, 0
         for life in range(25):
@@ -299,6 +302,7 @@ class Dying(TestCase):
         self.assertEqual([s for s in scrape.select("rankbus_steps_total") if "lane" in dict(s.labels)], [])
         self.assert_no_contradiction(scrape)
 
+    # C-1
     def test_KilledAtFullSpeed_EveryFinishedRecordIsCountedOnce(self):
         made_for_sure = 0
         lives = 10
@@ -351,6 +355,7 @@ class Dying(TestCase):
         self.assert_counts(scrape, 11, "scheduler", engine="1")
         self.assertEqual(scrape.value("vllm:num_requests_running", engine="0"), 7)
 
+    # C-5
     def test_TwoLivingProcessesOfOneIdentity_GetLanesAndAddUp(self):
         first, second = self.writer("frontend"), self.writer("frontend")
         first.write(10)
@@ -363,6 +368,7 @@ class Dying(TestCase):
         second.kill()
         self.assert_counts(self.owner.scrape(), 40, "frontend")
 
+    # C-6
     def test_StoppedProcess_IsAliveAndKeepsItsGauges(self):
         scheduler = self.writer("scheduler")
         scheduler.write(1)
@@ -380,6 +386,7 @@ class Dying(TestCase):
             alive=[self.owner],
         )
 
+    # C-35
     def test_SimulatedProcessesKilledOneByOne_NeverChangeACounter(self):
         simulator, truth = self.simulate("--tp", TP, "--workload", "generated:300")
 

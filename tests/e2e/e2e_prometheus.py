@@ -176,6 +176,7 @@ class PrometheusReadsEverything(unittest.TestCase):
         self.assertGreater(self.quantile, 0)
         self.assertGreater(self.rate, 0)
 
+    # C-34
     def test_GaugesOfTheDead_AreGoneFromPrometheusAtTheNextScrape(self):
         self.assertEqual(len(self.gauges_while_running), 3)
         self.assertEqual(self.shown(s for s in self.theirs if s.name == "vllm:num_requests_running"), [])
@@ -189,6 +190,7 @@ class PrometheusReadsEverything(unittest.TestCase):
         self.assertEqual(found, {(SERVER, MODEL), (FOREIGN_SERVER_SHOWN, "simulated-70b")})
 
     @unittest.skipIf(PROMTOOL is None, "no promtool is installed")
+    # C-39
     def test_Promtool_ComplainsAboutVllmsOwnNamesOnly(self):
         checked = subprocess.run(
             [PROMTOOL, "check", "metrics"],

@@ -56,6 +56,7 @@ class Sandbox(unittest.TestCase):
     def segments(self):
         return [name for name in os.listdir(self.bus) if not name.startswith(".")]
 
+    # C-28
     def test_every_thread_is_confined(self):
         with self.aggregator() as aggregator:
             self.assertEqual(confinement(aggregator.pid), {("1", "2")})
@@ -87,6 +88,7 @@ class Sandbox(unittest.TestCase):
                 lib.wait_for(lambda: observer.scrape().total(TOKENS), "tokens")
                 self.assertEqual(confinement(observer.pid), {("1", "2")})
 
+    # C-28
     def test_a_path_that_leads_elsewhere_cannot_be_opened(self):
         outside = self.folder / "outside"
         outside.mkdir()

@@ -95,6 +95,7 @@ class WholeTrace(TestCase):
     def labels(scrape, name):
         return [dict(series.labels)[name] for series in scrape.select("rankbus_rank_info")]
 
+    # C-36
     def test_WhileProcessesLinger_EverySeriesEqualsTheTruth(self):
         self.assert_equal_to_truth(self.truth, self.during.samples)
 

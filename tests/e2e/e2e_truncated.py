@@ -15,6 +15,7 @@ RANKS = 4
 
 
 class Truncated(unittest.TestCase):
+    # C-21
     def test_SegmentsCutUnderTheAggregator_CostThoseSegmentsOnly(self):
         bus = self.enterContext(lib.temporary_bus())
         folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))

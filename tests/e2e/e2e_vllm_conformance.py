@@ -119,6 +119,7 @@ class Conformance(unittest.TestCase):
     def test_DiffusionAndBothTransferConnectors_AreWhatVllmWouldShow(self):
         self.assert_golden("others", self.scraped("others"))
 
+    # C-39
     def test_GoldenText_IsWhatTheReferenceSays(self):
         for scene in SCENES:
             text = vllm_reference.exposition(golden_calls(scene), deprecated=scene == "everything")

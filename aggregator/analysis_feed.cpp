@@ -97,7 +97,7 @@ std::int64_t AnalysisFeed::time_of(Engine& engine, const LiveSegment& live, cons
   if (!has_stamp)
     return engine.is_virtual ? std::max<std::int64_t>(engine.now_ns, 0) : clock.now_ns();
   const auto source = static_cast<bus::ClockSource>(live.reader->header().clock_source);
-  const std::int64_t stamp_ns = clock.nanoseconds(sample.raw(0), source);
+  const std::int64_t stamp_ns = clock.nanoseconds(live.reader->stamp_here(sample.raw(0)), source);
   // What is of the future is of now.
   if (!engine.is_virtual) return std::min(stamp_ns, clock.now_ns());
   const std::int64_t time_ns = std::clamp<std::int64_t>(stamp_ns, 0, kLatest_ns);

@@ -137,7 +137,7 @@ std::uint64_t newest_stamp(const SegmentReader& reader) {
   for (const StreamState& stream : reader.streams()) {
     if (!stream.totals.empty()) newest = std::max(newest, stream.totals[bus::kBodyLastStamp]);
   }
-  return newest;
+  return newest == 0 ? 0 : reader.stamp_here(newest);
 }
 
 Result<std::unique_ptr<BusReader>> BusReader::open(const BusOptions& options, Warn warn) {
@@ -148,9 +148,11 @@ Result<std::unique_ptr<BusReader>> BusReader::open(const BusOptions& options, Wa
   reader->path_ = path;
   reader->observe_ = options.observe;
   reader->access_ = options.access;
+  reader->allowed_uids_ = options.allowed_uids;
   reader->warn_ = std::move(warn);
   bus::Reason why;
-  reader->directory_ = bus::open_bus_directory(path, !options.observe, why);
+  const bus::AllowedOwners allowed{reader->allowed_uids_.data(), reader->allowed_uids_.size()};
+  reader->directory_ = bus::open_bus_directory(path, !options.observe, why, allowed);
   if (reader->directory_ < 0) return Error{why.text};
   std::string refused;
   if (!options.observe &&
@@ -225,6 +227,7 @@ bool BusReader::read_all(double now_s, bool look, bool only_behind, const OnSamp
     retire(segment, now_s);
     series_.close(segment.series);
     const std::string name = at->first;
+    retired_files_[name] = segment.reader->file_id();
     at = live_.erase(at);
     catching_up_.erase(name);
     if (ledger_) {
@@ -299,6 +302,7 @@ bool BusReader::scan(double now_s) {
   std::erase_if(rejected_, [&](const auto& entry) { return names.count(entry.first) == 0; });
   std::erase_if(postponed_, [&](const std::string& name) { return names.count(name) == 0; });
   std::erase_if(foreign_names_, [&](const std::string& name) { return names.count(name) == 0; });
+  std::erase_if(retired_files_, [&](const auto& entry) { return names.count(entry.first) == 0; });
   std::erase_if(finished_, [&](const std::string& name) { return names.count(name) == 0; });
   for (const std::string& name : names) {
     if (live_.count(name) != 0 || finished_.count(name) != 0) continue;
@@ -315,7 +319,8 @@ bool BusReader::scan(double now_s) {
             " segments is reached. Counted in rankbus_segments_rejected");
       continue;
     }
-    auto opened = SegmentReader::open_untrusted(directory_, name, access_);
+    auto opened = SegmentReader::open_untrusted(directory_, name, access_,
+                                                {allowed_uids_.data(), allowed_uids_.size()});
     if (opened) {
       rejected_.erase(name);
       postponed_.erase(name);
@@ -364,7 +369,7 @@ void BusReader::tell_servers_apart(const std::vector<std::unique_ptr<SegmentRead
 
 void BusReader::attach(std::vector<std::unique_ptr<SegmentReader>> found, double now_s) {
   std::stable_sort(found.begin(), found.end(), [](const auto& a, const auto& b) {
-    return a->header().anchor_monotonic_ns < b->header().anchor_monotonic_ns;
+    return a->opened_ns_here() < b->opened_ns_here();
   });
   tell_servers_apart(found);
   for (auto& reader : found) {
@@ -375,14 +380,14 @@ void BusReader::attach(std::vector<std::unique_ptr<SegmentReader>> found, double
     segment.reader = std::move(reader);
     families_.judge_untrusted(*segment.reader, warn_);
     series_.open_untrusted(*segment.reader, segment.series, warn_);
-    segment.began_here = segment.reader->header().anchor_monotonic_ns >= opened_ns_;
+    segment.began_here = segment.reader->opened_ns_here() >= opened_ns_;
     resume(segment);
     recall_engine(segment.who);
     touched_.insert(segment.who);
     IdentityState& state = identities_[segment.who];
     const bus::SegmentHeader& header = segment.reader->header();
     if (state.began_ns == 0) {
-      state.began_ns = header.anchor_monotonic_ns;
+      state.began_ns = segment.reader->opened_ns_here();
       state.began_ticks = header.anchor_ticks;
       state.began_realtime_s = static_cast<double>(header.anchor_realtime_ns) * 1e-9;
     }
@@ -464,13 +469,35 @@ void BusReader::look_at_file(LiveSegment& segment) {
   segment.reader->examine();
   if (segment.has_foreign_name || segment.reader->has_its_name(directory_)) return;
   segment.has_foreign_name = true;
-  foreign_names_.insert(segment.reader->name());
-  warn_("segment " + segment.reader->name() +
-        ": another file has taken its name. The one that was there is read on; the other is not "
-        "read, because a name is never used twice, and stays for inspection");
+  note_foreign_name(segment.reader->name(), "is read on");
+}
+
+void BusReader::note_foreign_name(const std::string& name, const std::string& what_was_there) {
+  foreign_names_.insert(name);
+  warn_("segment " + name + ": another file has taken its name. The one that was there " +
+        what_was_there +
+        "; the other is not read, because a name is never used twice, and stays for inspection");
+}
+
+// Whoever may write the directory may put another file in the place of one that was read, also
+// between its last read and the moment at which its name may go. Between this look and the removal
+// as well: no call of the kernel removes a name only if it leads to a certain file. What an earlier
+// owner retired is known by its name alone; of that it is only certain that nobody writes it.
+bool BusReader::leads_to_what_was_retired(const std::string& name) const {
+  struct stat status {};
+  if (fstatat(directory_, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) return true;
+  const auto known = retired_files_.find(name);
+  if (known != retired_files_.end()) return FileId{status.st_dev, status.st_ino} == known->second;
+  if (!S_ISREG(status.st_mode)) return false;
+  const int fd = openat(directory_, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+  const bool is_written = fd >= 0 && bus::write_lock_is_held(fd);
+  if (fd >= 0) ::close(fd);
+  return !is_written;
 }
 
 void BusReader::remove(const std::string& name) {
+  if (!observe_ && foreign_names_.count(name) == 0 && !leads_to_what_was_retired(name))
+    note_foreign_name(name, "was read to its end");
   if (foreign_names_.count(name) != 0) {
     finished_.insert(name);
     return;

@@ -29,6 +29,8 @@ struct BusOptions {
   LedgerOptions ledger = {};  // Of an owner.
   // How segments are read; `mapped` is for programs that installed the MappingGuard.
   ByteAccess access = ByteAccess::copied;
+  // Users whose bus and segments are taken besides this user's own and root's.
+  std::vector<uid_t> allowed_uids = {};
 };
 
 struct LiveSegment {
@@ -59,7 +61,8 @@ FieldValues totals_of(const LiveSegment& segment);
 // In the order of its schema.
 std::vector<std::pair<std::string, StreamCounts>> counts_of(const LiveSegment& segment);
 
-// The newest stamp of all streams of a segment, in ticks; 0 before the first record.
+// The newest stamp of all streams of a segment, in ticks of this process's clock; 0 before the
+// first record.
 std::uint64_t newest_stamp(const SegmentReader& reader);
 
 // `rankbus release NAME` makes a file of this name and the segment's.
@@ -140,6 +143,8 @@ class BusReader {
   void add_to_retired(const Identity& who, const std::string& segment, const FieldValues& values,
                       const std::vector<std::pair<std::string, StreamCounts>>& streams);
   void remove(const std::string& name);
+  bool leads_to_what_was_retired(const std::string& name) const;
+  void note_foreign_name(const std::string& name, const std::string& what_was_there);
   void not_attached(const std::string& name, const std::string& why, bool is_transient);
   void look_at_file(LiveSegment& segment);
   bool names_changed();
@@ -159,6 +164,8 @@ class BusReader {
   std::map<std::string, std::string> rejected_;  // Name and why; said once.
   std::set<std::string> postponed_;              // May do better at the next scan; said once.
   std::set<std::string> foreign_names_;          // Of other files than were read under them.
+  std::map<std::string, FileId> retired_files_;  // By this reader, until their names are gone.
+  std::vector<uid_t> allowed_uids_;
   ByteAccess access_ = ByteAccess::copied;
   FamilyRegistry families_;
   SeriesBudget series_;

@@ -196,7 +196,9 @@ void BusReader::release_quarantined() {
     const std::string wish = kReleasePrefix + name;
     struct stat status {};
     if (fstatat(directory_, wish.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) continue;
-    if (status.st_uid != geteuid() && status.st_uid != 0) continue;
+    const bus::AllowedOwners allowed{allowed_uids_.data(), allowed_uids_.size()};
+    if (status.st_uid != geteuid() && status.st_uid != 0 && !allowed.include(status.st_uid))
+      continue;
     unlinkat(directory_, wish.c_str(), 0);
     const auto live = live_.find(name);
     auto left = std::make_shared<LedgerIncarnation>(

@@ -1,15 +1,19 @@
 #include <pthread.h>
+#include <pwd.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <charconv>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <limits>
 #include <memory>
+#include <optional>
 #include <rankbus/aggregator/aggregator.hpp>
 #include <rankbus/aggregator/daemon.hpp>
 #include <rankbus/aggregator/mapping_guard.hpp>
@@ -35,6 +39,8 @@ struct AggregateOptions {
   std::string state_dir;
   double forget_after_s = LedgerOptions{}.forget_after_s;
   bool observe = false;
+  std::vector<std::string> allowed_users;
+  std::vector<uid_t> allowed_uids;  // The same, resolved.
   bool sandbox = false;
   double gauge_ttl_s = 0;
   DialectOptions dialect;
@@ -78,6 +84,19 @@ sigset_t block_signals() {
   return signals;
 }
 
+// A user id, or the name of a user of this machine; nothing if it is neither.
+std::optional<uid_t> user_id(const std::string& text) {
+  // All ones are no user: system calls take them for "leave it as it is".
+  constexpr std::uint64_t kNobody = std::numeric_limits<uid_t>::max();
+  std::uint64_t number = 0;
+  const char* const end = text.data() + text.size();
+  const auto [last, error] = std::from_chars(text.data(), end, number);
+  if (error == std::errc{} && last == end)
+    return number < kNobody ? std::optional(static_cast<uid_t>(number)) : std::nullopt;
+  const passwd* user = text.empty() ? nullptr : getpwnam(text.c_str());
+  return user == nullptr ? std::nullopt : std::optional(user->pw_uid);
+}
+
 int fail(int status, const std::string& message) {
   std::fprintf(stderr, "rankbus: %s\n", message.c_str());
   return status;
@@ -98,7 +117,8 @@ int enter_sandbox_for(const AggregateOptions& options) {
   char bus_path[bus::kPathBytes];
   bus::resolve_bus_path(options.bus.c_str(), bus_path);
   bus::Reason why;
-  const int directory = bus::open_bus_directory(bus_path, !options.observe, why);
+  const bus::AllowedOwners allowed{options.allowed_uids.data(), options.allowed_uids.size()};
+  const int directory = bus::open_bus_directory(bus_path, !options.observe, why, allowed);
   if (directory < 0) return fail(1, why.text);
   close(directory);
   // Ages, states and memory are read from /proc.
@@ -116,13 +136,21 @@ int enter_sandbox_for(const AggregateOptions& options) {
   return refusal.empty() ? 0 : fail(2, "--sandbox: " + refusal);
 }
 
-int run_aggregate(const AggregateOptions& options) {
+int run_aggregate(AggregateOptions& options) {
   const sigset_t signals = block_signals();
   raise_descriptor_limit();
   auto address = parse_listen_address(options.listen);
   if (!address) return fail(2, "--listen " + options.listen + ": " + address.error());
   const auto hosts = HttpHosts::parse(options.host_names);
   if (!hosts) return fail(2, "--allow-host " + hosts.error());
+  for (const std::string& user : options.allowed_users) {
+    const auto uid = user_id(user);
+    if (!uid) {
+      return fail(2, "--allow-uid " + user +
+                         ": neither a user id, 0 to 4294967294, nor the name of a user here");
+    }
+    options.allowed_uids.push_back(*uid);
+  }
   LogOptions log_options;
   log_options.level = spdlog::level::from_str(options.log_level);
   log_options.file = options.log_file;
@@ -142,6 +170,7 @@ int run_aggregate(const AggregateOptions& options) {
   }
   aggregator_options.reduce.created_series = options.created_series;
   aggregator_options.bus = {options.bus, options.observe, {}};
+  aggregator_options.bus.allowed_uids = options.allowed_uids;
   // Segments are polled all day, so they are mapped; whoever cuts one must not end this process.
   if (MappingGuard::install()) aggregator_options.bus.access = ByteAccess::mapped;
   LedgerOptions& ledger = aggregator_options.bus.ledger;
@@ -278,6 +307,12 @@ std::function<int()> add_aggregate_command(CLI::App& app) {
                     "programs or reach others; fails where the kernel cannot");
   command->add_flag("--observe", options->observe,
                     "Read a bus that another aggregator owns; remove nothing");
+  command
+      ->add_option("--allow-uid", options->allowed_users,
+                   "User whose bus and segments are read as well, besides this user's own and "
+                   "root's: an id or a name. Repeat for several")
+      ->type_name("USER")
+      ->allow_extra_args(false);
   return [options] { return run_aggregate(*options); };
 }
 

@@ -1,26 +1,9 @@
 #include <algorithm>
 #include <cstring>
-#include <fstream>
 #include <rankbus/aggregator/ledger.hpp>
 #include <rankbus/bus/clock.hpp>
 
 namespace rankbus {
-
-BootId this_boot() {
-  static const BootId id = [] {
-    BootId bytes = {};
-    std::ifstream file("/proc/sys/kernel/random/boot_id");
-    std::string text;
-    std::getline(file, text);
-    std::erase(text, '-');
-    for (std::size_t i = 0; i < bytes.size() && 2 * i + 1 < text.size(); ++i) {
-      bytes[i] =
-          static_cast<std::uint8_t>(std::strtoul(text.substr(2 * i, 2).c_str(), nullptr, 16));
-    }
-    return bytes;
-  }();
-  return id;
-}
 
 Result<std::unique_ptr<Ledger>> Ledger::open(const LedgerOptions& options,
                                              const std::string& bus_directory, Warn warn) {

@@ -28,8 +28,6 @@ struct LedgerOptions {
   double retain_s = 3600;
 };
 
-BootId this_boot();
-
 class Ledger {
  public:
   using Warn = std::function<void(const std::string&)>;

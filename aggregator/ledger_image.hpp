@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <rankbus/aggregator/boot_id.hpp>
 #include <rankbus/aggregator/identity.hpp>
 #include <rankbus/aggregator/identity_state.hpp>
 #include <rankbus/aggregator/result.hpp>
@@ -42,8 +43,6 @@ struct LedgerIncarnation {
   bus::ClockSource last_source = bus::ClockSource::monotonic;
   double last_active_s = 0;  // CLOCK_MONOTONIC.
 };
-
-using BootId = std::array<std::uint8_t, 16>;
 
 struct LedgerImage {
   std::uint64_t generation = 0;

@@ -87,7 +87,8 @@ double gauge_age_s(const LiveSegment& segment, const FieldValue& value, const Ti
   const bus::SegmentHeader& header = segment.reader->header();
   const bool has_age = header.clock_domain == 1 && value.stamp != 0;
   const auto source = static_cast<bus::ClockSource>(header.clock_source);
-  return now_s - (has_age ? clock.seconds(value.stamp, source) : segment.active_s);
+  return now_s - (has_age ? clock.seconds(segment.reader->stamp_here(value.stamp), source)
+                          : segment.active_s);
 }
 
 }  // namespace

@@ -8,7 +8,6 @@
 #include <cerrno>
 #include <cstring>
 #include <rankbus/aggregator/segment_bytes.hpp>
-#include <rankbus/bus/directory.hpp>
 
 namespace rankbus {
 namespace {
@@ -45,13 +44,12 @@ SegmentBytes::~SegmentBytes() {
   if (fd_ >= 0) ::close(fd_);
 }
 
-Result<std::unique_ptr<SegmentBytes>> SegmentBytes::open_untrusted(int directory,
-                                                                   const std::string& name,
-                                                                   ByteAccess access) {
+Result<std::unique_ptr<SegmentBytes>> SegmentBytes::open_untrusted(
+    int directory, const std::string& name, ByteAccess access, const bus::AllowedOwners& allowed) {
   std::unique_ptr<SegmentBytes> bytes(new SegmentBytes);
   bytes->fd_ = openat(directory, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
   if (bytes->fd_ < 0) return error_of(errno, "");
-  if (std::string why = bytes->judge_untrusted(directory); !why.empty()) return Error{why};
+  if (std::string why = bytes->judge_untrusted(directory, allowed); !why.empty()) return Error{why};
   if (access == ByteAccess::mapped && MappingGuard::is_installed()) {
     if (auto error = bytes->map_untrusted()) return *error;
   }
@@ -60,7 +58,7 @@ Result<std::unique_ptr<SegmentBytes>> SegmentBytes::open_untrusted(int directory
 
 // What a file must be before a byte of it is read; the directory decides who may put one there,
 // these checks decide which of them is a segment.
-std::string SegmentBytes::judge_untrusted(int directory) {
+std::string SegmentBytes::judge_untrusted(int directory, const bus::AllowedOwners& allowed) {
   struct stat status {};
   if (fstat(fd_, &status) != 0) return std::string("cannot be examined: ") + std::strerror(errno);
   if (!S_ISREG(status.st_mode)) return "not a regular file";
@@ -69,15 +67,15 @@ std::string SegmentBytes::judge_untrusted(int directory) {
   struct stat parent {};
   const bool of_group = fstat(directory, &parent) == 0 && bus::is_group_directory(parent) &&
                         parent.st_gid == status.st_gid;
-  if (status.st_uid != geteuid() && status.st_uid != 0 && geteuid() != 0 && !of_group) {
+  if (status.st_uid != geteuid() && status.st_uid != 0 && geteuid() != 0 && !of_group &&
+      !allowed.include(status.st_uid)) {
     return "owned by uid " + std::to_string(status.st_uid) + ", expected " +
-           std::to_string(geteuid()) + " or root";
+           std::to_string(geteuid()) + ", root or one of --allow-uid";
   }
   if ((status.st_mode & S_IWOTH) != 0) return "every user may write it";
   if (status.st_nlink > 1) return "it has several names";
   file_bytes_ = static_cast<std::uint64_t>(status.st_size);
-  device_ = status.st_dev;
-  inode_ = status.st_ino;
+  id_ = {status.st_dev, status.st_ino};
   if (file_bytes_ < sizeof(bus::SegmentHeader) || file_bytes_ > bus::kMaxSegmentBytes) {
     return std::to_string(file_bytes_) + " bytes, expected " +
            std::to_string(sizeof(bus::SegmentHeader)) + " to " +
@@ -118,7 +116,7 @@ FileState SegmentBytes::examine() {
 bool SegmentBytes::has_its_name(int directory, const std::string& name) const {
   struct stat status {};
   if (fstatat(directory, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) return errno == ENOENT;
-  return status.st_dev == device_ && status.st_ino == inode_;
+  return FileId{status.st_dev, status.st_ino} == id_;
 }
 
 bool SegmentBytes::copy_untrusted(std::uint64_t offset, void* to, std::size_t bytes) {

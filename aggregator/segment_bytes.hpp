@@ -13,6 +13,7 @@
 #include <optional>
 #include <rankbus/aggregator/mapping_guard.hpp>
 #include <rankbus/aggregator/result.hpp>
+#include <rankbus/bus/directory.hpp>
 #include <rankbus/bus/slot.hpp>
 #include <string>
 #include <vector>
@@ -28,6 +29,13 @@ enum class ByteAccess : std::uint8_t {
   mapped,  // Where MappingGuard is installed; else copied all the same.
 };
 
+// What tells a file from every other that bears its name, before or after.
+struct FileId {
+  std::uint64_t device = 0;
+  std::uint64_t inode = 0;
+  bool operator==(const FileId&) const = default;
+};
+
 // What became of a file since it was opened.
 enum class FileState : std::uint8_t { whole, truncated, has_holes };
 
@@ -35,14 +43,15 @@ class SegmentBytes {
  public:
   // Opens `name` in the directory and judges it by what the kernel says of it. Of what may be
   // different in a second (no descriptor, no memory, no such name any more) the error says so.
-  static Result<std::unique_ptr<SegmentBytes>> open_untrusted(int directory,
-                                                              const std::string& name,
-                                                              ByteAccess access);
+  static Result<std::unique_ptr<SegmentBytes>> open_untrusted(
+      int directory, const std::string& name, ByteAccess access,
+      const bus::AllowedOwners& allowed = {});
   ~SegmentBytes();
   SegmentBytes(const SegmentBytes&) = delete;
   SegmentBytes& operator=(const SegmentBytes&) = delete;
 
   std::uint64_t file_bytes() const { return file_bytes_; }
+  FileId file_id() const { return id_; }
   // Whether the process that made the file still has it mapped.
   bool writer_is_alive() const;
   // Asks the kernel. What is longer than it was is whole: nobody reads what came later.
@@ -71,7 +80,7 @@ class SegmentBytes {
   };
 
   SegmentBytes() = default;
-  std::string judge_untrusted(int directory);
+  std::string judge_untrusted(int directory, const bus::AllowedOwners& allowed);
   std::optional<Error> map_untrusted();
   void take_copies(Copies& copies, std::uint64_t offset, std::size_t words);
   const bus::Word* mapped_word(std::uint64_t offset) const;
@@ -79,8 +88,7 @@ class SegmentBytes {
 
   int fd_ = -1;
   std::uint64_t file_bytes_ = 0;
-  std::uint64_t device_ = 0;
-  std::uint64_t inode_ = 0;
+  FileId id_;
   bool was_cut_ = false;  // Seen once, true for ever: bytes may come back, what they were does not.
   std::unique_ptr<boost::interprocess::mapped_region> region_;
   std::unique_ptr<GuardedRange> range_;

@@ -1,6 +1,9 @@
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <rankbus/aggregator/boot_id.hpp>
 #include <rankbus/aggregator/segment_reader.hpp>
 #include <rankbus/bus/clock.hpp>
 #include <utility>
@@ -58,6 +61,15 @@ bool goes_back(const bus::StreamPlan& plan, const std::vector<Word>& now,
   return false;
 }
 
+// Of this process; 0 where the kernel knows none.
+std::uint64_t time_namespace() {
+  static const std::uint64_t inode = [] {
+    struct stat status {};
+    return stat("/proc/self/ns/time", &status) == 0 ? status.st_ino : 0;
+  }();
+  return inode;
+}
+
 }  // namespace
 
 SegmentReader::~SegmentReader() = default;
@@ -67,10 +79,9 @@ std::uint64_t SegmentReader::next_serial() {
   return next.fetch_add(1);
 }
 
-Result<std::unique_ptr<SegmentReader>> SegmentReader::open_untrusted(int directory,
-                                                                     const std::string& name,
-                                                                     ByteAccess access) {
-  auto bytes = SegmentBytes::open_untrusted(directory, name, access);
+Result<std::unique_ptr<SegmentReader>> SegmentReader::open_untrusted(
+    int directory, const std::string& name, ByteAccess access, const bus::AllowedOwners& allowed) {
+  auto bytes = SegmentBytes::open_untrusted(directory, name, access, allowed);
   if (!bytes) return Error{bytes.error(), bytes.is_transient()};
   std::unique_ptr<SegmentReader> reader(new SegmentReader);
   reader->name_ = name;
@@ -93,9 +104,51 @@ Result<std::unique_ptr<SegmentReader>> SegmentReader::open_untrusted(int directo
     state.schema = std::move(stream);
     reader->streams_.push_back(std::move(state));
   }
+  reader->compare_clocks();
   reader->begin_streams();
   if (!reader->file_is_whole()) return Error{cut};
   return reader;
+}
+
+// Where either side could not read its boot's id, the lock alone tells.
+bool SegmentReader::is_of_this_boot() const {
+  const BootId unknown = {};
+  const BootId here = this_boot();
+  const auto& made = header_.boot_id;
+  return here == unknown || std::equal(here.begin(), here.end(), made) ||
+         std::equal(unknown.begin(), unknown.end(), made);
+}
+
+// The header is a stranger's: whatever it says, differences only wrap.
+void SegmentReader::compare_clocks() {
+  const bool same_boot = is_of_this_boot();
+  const std::uint64_t ours = time_namespace();
+  const bool same_offset =
+      ours == 0 || header_.time_namespace == 0 || ours == header_.time_namespace;
+  opened_ns_here_ = std::max<std::uint64_t>(1, header_.anchor_monotonic_ns);
+  if (same_boot && same_offset) return;
+  const auto source = static_cast<bus::ClockSource>(header_.clock_source);
+  const std::uint64_t age_ns = bus::clock_ns(CLOCK_REALTIME) - header_.anchor_realtime_ns;
+  const std::uint64_t anchor_ns = bus::monotonic_ns() - age_ns;
+  const bool is_before_all = static_cast<std::int64_t>(anchor_ns) <= 0;
+  opened_ns_here_ = is_before_all ? 1 : anchor_ns;
+  if (source == bus::ClockSource::monotonic) clock_shift_ = anchor_ns - header_.anchor_ticks;
+  // All namespaces read the same TSC, but it began again with the boot.
+  if (source == bus::ClockSource::tsc && !same_boot) {
+    const double age_ticks = static_cast<double>(static_cast<std::int64_t>(age_ns)) * 1e-9 *
+                             static_cast<double>(header_.ticks_per_second);
+    clock_shift_ =
+        bus::read_ticks(source) -
+        static_cast<std::uint64_t>(static_cast<std::int64_t>(std::clamp(age_ticks, -9e18, 9e18))) -
+        header_.anchor_ticks;
+  }
+}
+
+std::uint64_t SegmentReader::stamp_here(std::uint64_t stamp) const {
+  if (clock_shift_ == 0) return stamp;
+  const std::uint64_t shifted = stamp + clock_shift_;
+  const bool is_before_all = static_cast<std::int64_t>(shifted) <= 0;
+  return is_before_all ? 1 : shifted;
 }
 
 // What was sampled before this reader came is not its loss.

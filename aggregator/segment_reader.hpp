@@ -92,7 +92,8 @@ class SegmentReader {
   // Opens `name` in the directory, judges it and reads its schema. Errors say what is wrong with
   // it; nothing is kept then.
   static Result<std::unique_ptr<SegmentReader>> open_untrusted(
-      int directory, const std::string& name, ByteAccess access = ByteAccess::copied);
+      int directory, const std::string& name, ByteAccess access = ByteAccess::copied,
+      const bus::AllowedOwners& allowed = {});
   ~SegmentReader();
   SegmentReader(const SegmentReader&) = delete;
   SegmentReader& operator=(const SegmentReader&) = delete;
@@ -101,8 +102,18 @@ class SegmentReader {
   // those after them count, and what was overwritten meanwhile is lost.
   void resume(std::size_t stream, const StreamProgress& progress);
 
-  // Whether the producer's address space still exists.
-  bool writer_is_alive() const { return bytes_->writer_is_alive(); }
+  // Whether the producer's address space still exists. Nobody lives on from an earlier boot,
+  // whoever may hold a lock on what was left on a disk.
+  bool writer_is_alive() const { return is_of_this_boot() && bytes_->writer_is_alive(); }
+  // False if the segment says that it was made before the kernel started.
+  bool is_of_this_boot() const;
+
+  // A stamp of the producer's clock, in this process's. They differ for CLOCK_MONOTONIC in another
+  // time namespace, and for any clock of an earlier boot; what they have in common then is the
+  // realtime clock at the anchor, so a step of that since is in the result. Never 0.
+  std::uint64_t stamp_here(std::uint64_t stamp) const;
+  // When the producer opened the segment, by this process's CLOCK_MONOTONIC.
+  std::uint64_t opened_ns_here() const { return opened_ns_here_; }
 
   // Reads what is new: at most two capacities of each stream, and not much longer than until
   // `deadline_ns`, CLOCK_MONOTONIC. `writer_is_dead` only after `writer_is_alive` was false.
@@ -124,6 +135,7 @@ class SegmentReader {
   void examine();
   // Whether the name still leads to the file that is read, or to none.
   bool has_its_name(int directory) const { return bytes_->has_its_name(directory, name_); }
+  FileId file_id() const { return bytes_->file_id(); }
 
   // Shows nothing of that field from now on; samples have it all the same.
   void hide_field(std::size_t stream, std::size_t field);
@@ -156,6 +168,7 @@ class SegmentReader {
 
   SegmentReader() = default;
   static std::uint64_t next_serial();
+  void compare_clocks();
   void begin_streams();
   void begin(StreamState& stream, std::size_t index, bool writer_is_dead);
   void contradict(const std::string& what);
@@ -184,6 +197,8 @@ class SegmentReader {
   std::string name_;
   std::unique_ptr<SegmentBytes> bytes_;
   bus::SegmentHeader header_{};
+  std::uint64_t clock_shift_ = 0;  // From the producer's stamps to ours.
+  std::uint64_t opened_ns_here_ = 0;
   std::vector<StreamState> streams_;
   std::vector<std::string> texts_;  // Of the dictionary, from entry 1; what is known stays so.
   Batch batch_;

@@ -1,6 +1,7 @@
 // What rankbus says of itself and of the processes that it reads: the part of the catalogue that
 // needs no joins across ranks.
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,11 +23,23 @@ bool is_worker(const Identity& who) {
   return who.role == static_cast<std::uint32_t>(bus::Role::worker);
 }
 
-// State letter of a process, from /proc; 0 if it cannot be seen. A pid is a hint: it is believed
-// only where it was taken on this boot and the process is still the one that holds the segment's
-// lock.
-char process_state(std::uint32_t pid) {
-  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+// The namespace in which pids mean what /proc here shows of them; 0 if there is none.
+std::uint64_t pid_namespace_of_proc() {
+  char self[32] = {};
+  struct stat status {};
+  // Of a namespace above ours, /proc shows others under our numbers.
+  if (readlink("/proc/self", self, sizeof self - 1) <= 0 || std::to_string(getpid()) != self)
+    return 0;
+  return stat("/proc/self/ns/pid", &status) == 0 ? status.st_ino : 0;
+}
+
+// State letter of a process, from /proc; 0 if it cannot be seen. While a segment's lock is held its
+// producer lives, and in the producer's own pid namespace nobody else has its number. In any other,
+// a container's, the number is some stranger's, whose state is no evidence.
+char process_state(const bus::SegmentHeader& header) {
+  static const std::uint64_t ours = pid_namespace_of_proc();
+  if (header.pid_namespace == 0 || header.pid_namespace != ours) return 0;
+  std::ifstream file("/proc/" + std::to_string(header.pid) + "/stat");
   std::string text;
   if (!std::getline(file, text)) return 0;
   const std::size_t end = text.rfind(')');
@@ -106,7 +119,7 @@ void add_rank_state(const LiveSegment* segment, const Identity& who, double now_
                     FamilyBuilder& out) {
   const char* state = "dead";
   if (segment != nullptr) {
-    const char process = process_state(segment->reader->header().pid);
+    const char process = process_state(segment->reader->header());
     state = process == 'T' || process == 't'   ? "stopped"
             : now_s - segment->active_s > 10.0 ? "idle"
                                                : "ok";
@@ -275,9 +288,10 @@ void add_self_metrics(const BusReader& bus, const TickClock& clock, double now_s
       if (header.clock_domain != 1 || stream.totals.empty() ||
           stream.totals[bus::kBodyLastStamp] == 0)
         continue;
-      newest_s = std::max(newest_s.value_or(0.0),
-                          clock.seconds(stream.totals[bus::kBodyLastStamp],
-                                        static_cast<bus::ClockSource>(header.clock_source)));
+      newest_s =
+          std::max(newest_s.value_or(0.0),
+                   clock.seconds(segment.reader->stamp_here(stream.totals[bus::kBodyLastStamp]),
+                                 static_cast<bus::ClockSource>(header.clock_source)));
     }
     if (!segment.quarantine.empty()) {
       out.gauge("rankbus_quarantined",

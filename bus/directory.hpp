@@ -64,15 +64,30 @@ inline bool is_group_directory(const struct stat& status) noexcept {
   return (status.st_mode & S_ISGID) != 0 && (status.st_mode & S_ISVTX) != 0;
 }
 
+// Users whose directories and files are taken besides this user's own and root's, because somebody
+// who may decide it said so. Not owned.
+struct AllowedOwners {
+  const uid_t* uids = nullptr;
+  std::size_t count = 0;
+  bool include(uid_t uid) const noexcept {
+    for (std::size_t i = 0; i < count; ++i) {
+      if (uids[i] == uid) return true;
+    }
+    return false;
+  }
+};
+
 // Judges an open directory: ours, or root's, or a service's for its group; not writable for others;
 // in memory. A file on a disk would let one slow disk stop every worker that writes it.
-inline bool judge_bus_directory(int fd, const char* path, Reason& why) noexcept {
+inline bool judge_bus_directory(int fd, const char* path, const AllowedOwners& allowed,
+                                Reason& why) noexcept {
   struct stat status {};
   if (fstat(fd, &status) != 0) {
     why.set("%s: cannot be examined: %s", path, strerror(errno));
     return false;
   }
-  const bool ours = status.st_uid == geteuid() || status.st_uid == 0;
+  const bool ours =
+      status.st_uid == geteuid() || status.st_uid == 0 || allowed.include(status.st_uid);
   if (!ours && !is_group_directory(status)) {
     why.set(
         "%s: owned by uid %u, expected uid %u, root, or a group directory (mode 3770). Somebody "
@@ -130,7 +145,8 @@ inline const char* directory_advice(int error, bool is_link) noexcept {
 
 // Opens the directory, after making its last component if `create` and nobody did. Returns -1 with
 // a reason when it cannot be used.
-inline int open_bus_directory(const char* path, bool create, Reason& why) noexcept {
+inline int open_bus_directory(const char* path, bool create, Reason& why,
+                              const AllowedOwners& allowed = {}) noexcept {
   if (std::strlen(path) >= kPathBytes - 1) {
     why.set("%s...: too long for a bus directory, expected at most %zu bytes", path,
             kPathBytes - 2);
@@ -153,7 +169,7 @@ inline int open_bus_directory(const char* path, bool create, Reason& why) noexce
     why.set("%s: %s", path, directory_advice(error, is_link));
     return -1;
   }
-  if (!judge_bus_directory(fd, path, why)) {
+  if (!judge_bus_directory(fd, path, allowed, why)) {
     close(fd);
     if (made) rmdir(path);
     return -1;
@@ -267,16 +283,30 @@ inline std::uint64_t read_number_file(const char* path, std::uint64_t otherwise)
   return strtoull(text, nullptr, 10);
 }
 
-// Page cache that the kernel gives up when memory is wanted: a worker that has read its weights
-// stands at its limit without being near it.
-inline std::uint64_t reclaimable_bytes(const char* memory_stat) noexcept {
+// Where a version of control groups keeps what it knows of memory.
+struct MemoryFiles {
+  const char* line;   // How its line of /proc/self/cgroup begins, or names the controller.
+  const char* mount;  // Where its groups usually are.
+  const char* most;
+  const char* used;
+  // Of memory.stat. Page cache that the kernel gives up when memory is wanted: a worker that has
+  // read its weights stands at its limit without being near it.
+  const char* reclaimable[2];
+};
+inline constexpr MemoryFiles kCgroup2{
+    "0::", "/sys/fs/cgroup", "memory.max", "memory.current", {"inactive_file ", "active_file "}};
+inline constexpr MemoryFiles kCgroup1{"memory",
+                                      "/sys/fs/cgroup/memory",
+                                      "memory.limit_in_bytes",
+                                      "memory.usage_in_bytes",
+                                      {"total_inactive_file ", "total_active_file "}};
+
+inline std::uint64_t reclaimable_bytes(const char* memory_stat, const MemoryFiles& files) noexcept {
   std::uint64_t bytes = 0;
   if (FILE* file = fopen(memory_stat, "re")) {
     char line[128];
     while (fgets(line, sizeof line, file) != nullptr) {
-      // A named array: a braced list would need another header.
-      const char* keys[] = {"inactive_file ", "active_file "};
-      for (const char* key : keys) {
+      for (const char* key : files.reclaimable) {
         const std::size_t length = std::strlen(key);
         if (std::strncmp(line, key, length) == 0) bytes += strtoull(line + length, nullptr, 10);
       }
@@ -286,34 +316,49 @@ inline std::uint64_t reclaimable_bytes(const char* memory_stat) noexcept {
   return bytes;
 }
 
-// What this process's control group (version 2) may still allocate; all ones where that cannot be
-// read. Memory in a tmpfs is charged to it, and going over it kills the worker instead of failing a
-// call.
-inline std::uint64_t memory_limit_headroom_bytes() noexcept {
+// The group in a line of /proc/self/cgroup, "4:cpu,memory:/a/b" or "0::/a/b", if it is of this
+// version; else null.
+inline const char* group_in_line(const char* line, const MemoryFiles& files) noexcept {
+  const char* controllers = std::strchr(line, ':');
+  const char* group = controllers != nullptr ? std::strchr(controllers + 1, ':') : nullptr;
+  if (group == nullptr) return nullptr;
+  if (files.line[0] == '0') return std::strncmp(line, files.line, 3) == 0 ? group + 1 : nullptr;
+  const std::size_t length = std::strlen(files.line);
+  for (const char* at = controllers + 1; at < group; ++at) {
+    const char* end = at;
+    while (end < group && *end != ',') ++end;
+    if (static_cast<std::size_t>(end - at) == length && std::strncmp(at, files.line, length) == 0)
+      return group + 1;
+    at = end;
+  }
+  return nullptr;
+}
+
+inline std::uint64_t memory_headroom_bytes(const MemoryFiles& files) noexcept {
+  const std::uint64_t unlimited = ~std::uint64_t{0};
   char group[256] = "/";
   if (FILE* file = fopen("/proc/self/cgroup", "re")) {
     char line[300];
     while (fgets(line, sizeof line, file) != nullptr) {
-      if (std::strncmp(line, "0::", 3) == 0) {
-        line[std::strcspn(line, "\n")] = '\0';
-        snprintf(group, sizeof group, "%.250s", line + 3);
-      }
+      line[std::strcspn(line, "\n")] = '\0';
+      const char* found = group_in_line(line, files);
+      if (found != nullptr) snprintf(group, sizeof group, "%.250s", found);
     }
     fclose(file);
   }
-  const std::uint64_t unlimited = ~std::uint64_t{0};
   std::uint64_t headroom = unlimited;
-  // Every level up to the root may have a limit of its own.
+  // Every level up to the root may have a limit of its own. In a container the root of the mount is
+  // the container's own group, and the levels that its processes are told of are not there.
   for (char* end = group + std::strlen(group);;) {
     *end = '\0';
     char path[kPathBytes];
-    snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.max", group);
+    snprintf(path, sizeof path, "%s%s/%s", files.mount, group, files.most);
     const std::uint64_t most = read_number_file(path, unlimited);
     if (most != unlimited) {
-      snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.current", group);
+      snprintf(path, sizeof path, "%s%s/%s", files.mount, group, files.used);
       const std::uint64_t all = read_number_file(path, 0);
-      snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.stat", group);
-      const std::uint64_t cache = reclaimable_bytes(path);
+      snprintf(path, sizeof path, "%s%s/memory.stat", files.mount, group);
+      const std::uint64_t cache = reclaimable_bytes(path, files);
       const std::uint64_t used = all > cache ? all - cache : 0;
       const std::uint64_t left = most > used ? most - used : 0;
       if (left < headroom) headroom = left;
@@ -323,6 +368,15 @@ inline std::uint64_t memory_limit_headroom_bytes() noexcept {
       --end;
     } while (end != group && *end != '/');
   }
+}
+
+// What this process's control groups may still allocate; all ones where that cannot be read. Memory
+// in a tmpfs is charged to them, and going over it kills the worker instead of failing a call. A
+// host may have both versions; whichever controls memory has the files.
+inline std::uint64_t memory_limit_headroom_bytes() noexcept {
+  const std::uint64_t newer = memory_headroom_bytes(kCgroup2);
+  const std::uint64_t older = memory_headroom_bytes(kCgroup1);
+  return newer < older ? newer : older;
 }
 
 }  // namespace rankbus::bus

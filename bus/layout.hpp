@@ -58,7 +58,8 @@
 //      576    64  gpu                      creator   device of this rank, NUL-padded UTF-8
 //      640   256  axes                     creator   parallel axes, ParallelAxis each
 //      896   384  groups                   creator   collective groups, CollectiveGroup each
-//     1280   768  header_spare             creator   zero
+//     1280     8  pid_namespace            creator   inode of /proc/self/ns/pid, 0 if unknown
+//     1288   760  header_spare             creator   zero
 //   END
 //
 //   LAYOUT ParallelAxis size=32 align=4
@@ -219,7 +220,8 @@ struct SegmentHeader {
   char gpu[64];
   ParallelAxis axes[kMaxAxes];
   CollectiveGroup groups[kMaxGroups];
-  std::uint8_t header_spare[768];
+  std::uint64_t pid_namespace;
+  std::uint8_t header_spare[760];
 };
 
 struct StatusLine {
@@ -313,6 +315,7 @@ RANKBUS_FIELD_AT(SegmentHeader, engine, 200, 4);
 RANKBUS_FIELD_AT(SegmentHeader, server, 256, 128);
 RANKBUS_FIELD_AT(SegmentHeader, axes, 640, 256);
 RANKBUS_FIELD_AT(SegmentHeader, groups, 896, 384);
+RANKBUS_FIELD_AT(SegmentHeader, pid_namespace, 1280, 8);
 RANKBUS_FIELD_AT(StreamDescriptor, slots_offset, 0, 8);
 RANKBUS_FIELD_AT(StreamDescriptor, part_offset, 64, 4);
 RANKBUS_FIELD_AT(FieldDescriptor, kind, 64, 4);

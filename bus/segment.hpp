@@ -584,11 +584,20 @@ inline std::uint32_t choose_lane(int directory, const SegmentHeader& mine) noexc
   return lane;
 }
 
+// Whether this process may remove a file from the directory. In a sticky one, a group's, everybody
+// removes only what is theirs, and what is another's must not stand in the way of it.
+inline bool may_remove(const struct stat& directory, const struct stat& file) noexcept {
+  return (directory.st_mode & S_ISVTX) == 0 || geteuid() == 0 || directory.st_uid == geteuid() ||
+         file.st_uid == geteuid();
+}
+
 // Removes the oldest segment whose writer is dead, and returns how many are lost with it: itself
 // and those that its own opener had removed, which only its header told; 0 if there is none that
 // may be removed. Only for a bus without an owner: with one, the dead are the owner's to read and
 // to remove.
 inline std::uint32_t remove_oldest_dead_segment(int directory) noexcept {
+  struct stat parent {};
+  if (fstat(directory, &parent) != 0) return 0;
   char oldest[NAME_MAX + 1] = {};
   timespec oldest_time{};
   std::uint32_t lost = 0;
@@ -596,6 +605,7 @@ inline std::uint32_t remove_oldest_dead_segment(int directory) noexcept {
     struct stat status {};
     if (fstatat(directory, name, &status, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(status.st_mode))
       return;
+    if (!may_remove(parent, status)) return;
     const timespec made = status.st_ctim;
     const bool older = oldest[0] == '\0' || made.tv_sec < oldest_time.tv_sec ||
                        (made.tv_sec == oldest_time.tv_sec && made.tv_nsec < oldest_time.tv_nsec);

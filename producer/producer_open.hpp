@@ -154,6 +154,7 @@ inline void fill_identity(bus::SegmentHeader& header, const OpenOptions& options
   read_boot_id(header.boot_id);
   struct stat status {};
   if (stat("/proc/self/ns/time", &status) == 0) header.time_namespace = status.st_ino;
+  if (stat("/proc/self/ns/pid", &status) == 0) header.pid_namespace = status.st_ino;
   header.pid = static_cast<std::uint32_t>(getpid());
   header.uid = static_cast<std::uint32_t>(geteuid());
   header.engine = options.engine;

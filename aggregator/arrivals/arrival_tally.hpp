@@ -3,15 +3,17 @@
 // A collective ends for nobody before its last member has entered it, so all members' durations say
 // the same and only their arrivals tell them apart. Of one set of arrivals: the last to arrive made
 // every other member wait; of that, what fixing this one member alone would have saved is the time
-// from the second-last arrival to the last. Ranks are ordered by arrival, equal ones by their
-// place.
+// from the second-last arrival to the last. Where two came last together nobody was the last, and
+// what the others waited is charged to the lower place.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <rankbus/aggregator/accumulates.hpp>
 #include <rankbus/aggregator/reduced_stats.hpp>
 #include <span>
+#include <vector>
 
 namespace rankbus {
 
@@ -51,7 +53,7 @@ static_assert(Accumulates<ArrivalTally>);
 
 // What one complete join cost, and whose doing it was.
 struct JoinCost {
-  std::size_t last = 0;           // The place of the last to arrive.
+  std::size_t last = 0;           // The place that it is charged to.
   std::uint64_t skew_ns = 0;      // From the first arrival to the last.
   std::uint64_t critical_ns = 0;  // From the second-last arrival to the last.
   std::uint64_t imposed_ns = 0;   // All waits together, in rank-nanoseconds.
@@ -61,7 +63,6 @@ struct JoinCost {
 inline JoinCost cost_of(std::span<const std::int64_t> arrivals_ns) {
   std::size_t last = 0, first = 0;
   for (std::size_t place = 1; place < arrivals_ns.size(); ++place) {
-    // Of equal ones the lowest place is the last, whichever order they were read in.
     if (arrivals_ns[place] > arrivals_ns[last]) last = place;
     if (arrivals_ns[place] < arrivals_ns[first]) first = place;
   }
@@ -93,8 +94,60 @@ inline JoinCost charge(std::span<const std::int64_t> arrivals_ns, std::span<Arri
   ArrivalTally& last = tallies[cost.last];
   add_saturating(last.imposed_wait_ns, cost.imposed_ns);
   add_saturating(last.critical_ns, cost.critical_ns);
-  ++last.last_arrivals;
+  if (cost.critical_ns > 0) ++last.last_arrivals;
   return cost;
 }
+
+// Times from the first arrival to the last, of one engine and kind of group.
+struct SkewHistogram {
+  // In nanoseconds, upper bounds inclusive: from what a fabric needs to a step lost.
+  static constexpr std::array<std::uint64_t, 15> kBounds_ns = {
+      10'000,     25'000,     50'000,      100'000,     250'000,
+      500'000,    1'000'000,  2'500'000,   5'000'000,   10'000'000,
+      25'000'000, 50'000'000, 100'000'000, 250'000'000, 1'000'000'000};
+
+  std::array<std::uint64_t, kBounds_ns.size() + 1> cells{};
+  std::uint64_t sum_ns = 0;
+
+  void observe(std::uint64_t skew_ns) {
+    std::size_t cell = 0;
+    while (cell < kBounds_ns.size() && skew_ns > kBounds_ns[cell]) ++cell;
+    ++cells[cell];
+    add_saturating(sum_ns, skew_ns);
+  }
+  void aggregate(const SkewHistogram& other) {
+    for (std::size_t n = 0; n < cells.size(); ++n) add_saturating(cells[n], other.cells[n]);
+    add_saturating(sum_ns, other.sum_ns);
+  }
+  std::uint64_t count() const {
+    std::uint64_t all = 0;
+    for (const std::uint64_t cell : cells) add_saturating(all, cell);
+    return all;
+  }
+  bool is_empty() const { return count() == 0; }
+  ReducedStats reduce() const { return {{"joins", count()}, {"skew_ns", sum_ns}}; }
+  void reset() { *this = {}; }
+  bool operator==(const SkewHistogram&) const = default;
+
+  template <class Archive>
+  void serialize(Archive& archive) {
+    archive(cells, sum_ns);
+  }
+};
+static_assert(Accumulates<SkewHistogram>);
+
+// The account of one group under one kind of evidence.
+struct ArrivalLedger {
+  std::vector<ArrivalTally> tallies;  // By place.
+  SkewHistogram skew;
+
+  explicit ArrivalLedger(std::size_t places = 0) : tallies(places) {}
+
+  JoinCost add(std::span<const std::int64_t> arrivals_ns) {
+    const JoinCost cost = charge(arrivals_ns, tallies);
+    skew.observe(cost.skew_ns);
+    return cost;
+  }
+};
 
 }  // namespace rankbus

@@ -167,9 +167,14 @@ Result<std::unique_ptr<BusReader>> BusReader::open(const BusOptions& options, Wa
     if (!ledger) return Error{ledger.error()};
     reader->ledger_ = std::move(ledger.value());
     reader->start_from_ledger();
-    for (const auto& [who, state] : reader->identities_)
+    for (const auto& [who, state] : reader->identities_) {
       reader->families_.learn(state.retired.values);
-    for (const auto& [name, left] : reader->unread_) reader->families_.learn(left->totals);
+      reader->buckets_.meet(who, state.retired.values);
+    }
+    for (const auto& [name, left] : reader->unread_) {
+      reader->families_.learn(left->totals);
+      reader->buckets_.meet(left->who, left->totals);
+    }
   }
   return reader;
 }
@@ -197,6 +202,7 @@ bool BusReader::pass(double now_s, bool fresh, const OnSample& on_sample) {
   while (fresh && is_behind() && bus::monotonic_ns() < end_ns) {
     any = read_all(now_s, false, true, on_sample) || any;
   }
+  if (look) settle_buckets();
   // A writer that outruns its reader must not keep the others from being seen.
   const double waited_s = now_s - static_cast<double>(opened_ns_) * 1e-9;
   complete_ = complete_ || (was_scanned_ && (catching_up_.empty() || waited_s > kCatchUp_s));
@@ -383,6 +389,8 @@ void BusReader::attach(std::vector<std::unique_ptr<SegmentReader>> found, double
     segment.began_here = segment.reader->opened_ns_here() >= opened_ns_;
     resume(segment);
     recall_engine(segment.who);
+    for (const auto& [family, buckets] : buckets_of(*segment.reader))
+      buckets_.meet(segment.who, family, buckets);
     touched_.insert(segment.who);
     IdentityState& state = identities_[segment.who];
     const bus::SegmentHeader& header = segment.reader->header();
@@ -438,9 +446,14 @@ void BusReader::add_to_retired(const Identity& who, const std::string& segment,
   touched_.insert(who);
   for (const auto& [key, value] : values) {
     if (value.kind == bus::Kind::gauge) continue;  // A state without a living writer is nobody's.
+    if (!buckets_.is_current(who, key, value)) {
+      warn_(key.first + ": what segment " + segment +
+            " counted is lost, because its buckets are not the family's");
+      continue;
+    }
     const auto [at, fresh] = retired.values.emplace(key, value);
     if (fresh || add_value(at->second, value)) continue;
-    warn_(key.first + ": buckets or unit changed with segment " + segment +
+    warn_(key.first + ": its meaning changed with segment " + segment +
           "; the family starts again from it");
     at->second = value;
   }

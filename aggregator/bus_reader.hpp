@@ -10,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <rankbus/aggregator/bucket_registry.hpp>
 #include <rankbus/aggregator/family_registry.hpp>
 #include <rankbus/aggregator/field_value.hpp>
 #include <rankbus/aggregator/identity.hpp>
@@ -54,6 +55,7 @@ struct LiveSegment {
   std::shared_ptr<const LedgerIncarnation> floor;
   std::shared_ptr<const LedgerIncarnation> saved;  // For the ledger, as of ...
   std::uint64_t saved_records = 0;                 // ... so many records of all streams.
+  std::set<std::string> told_apart;                // Histograms that are kept apart, once told.
 };
 
 // Counters, distributions and gauges of a segment; never less than its floor.
@@ -101,6 +103,7 @@ class BusReader {
   // Segments that lived when the ledger was written last, and were gone when it was read.
   std::uint64_t vanished() const { return vanished_; }
   const Ledger* ledger() const { return ledger_.get(); }
+  const BucketRegistry& buckets() const { return buckets_; }
 
   // After a pass, and after whoever was fed by it has applied what it got: has the ledger written
   // if it is time. `sections` are counters that only samples tell, asked for here so that they and
@@ -129,6 +132,10 @@ class BusReader {
   static LedgerIncarnation incarnation_of(const LiveSegment& segment);
   std::shared_ptr<LedgerImage> make_image(const Sections& sections);
   void tidy_identities(double now_s);
+  void settle_buckets();
+  void settle_buckets_of(const Identity& who);
+  void restart_family(const Identity& who, const std::string& family, const Buckets& buckets);
+  void tell_what_is_apart(LiveSegment& segment);
   void recall_engine(const Identity& who);
   void attach(std::vector<std::unique_ptr<SegmentReader>> found, double now_s);
   void tell_servers_apart(const std::vector<std::unique_ptr<SegmentReader>>& found);
@@ -168,6 +175,7 @@ class BusReader {
   std::vector<uid_t> allowed_uids_;
   ByteAccess access_ = ByteAccess::copied;
   FamilyRegistry families_;
+  BucketRegistry buckets_;
   SeriesBudget series_;
   std::set<std::string> separate_runs_;  // Run ids that get a server label.
   std::map<std::string, std::shared_ptr<const LedgerIncarnation>> unread_;

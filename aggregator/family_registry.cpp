@@ -35,8 +35,15 @@ const char* text_of(bus::Reduction reduction) {
   return names[static_cast<int>(reduction)];
 }
 
+// How many bits a slot has for it is nobody's business: totals have 64.
 bool same_numbers(const FamilyMeaning& a, const FamilyMeaning& b) {
-  return a.kind == b.kind && a.type == b.type && a.unit == b.unit && a.reduction == b.reduction;
+  return a.kind == b.kind && adds_up(a.type, b.type) && a.unit == b.unit &&
+         a.reduction == b.reduction;
+}
+
+bool same_cells(const FieldSchema& a, const FieldSchema& b) {
+  return *a.bounds == *b.bounds && a.classic_cells == b.classic_cells &&
+         a.native_first == b.native_first && a.native_last == b.native_last;
 }
 
 bool starts_with(const std::string& text, const char* prefix) {
@@ -156,12 +163,24 @@ std::string FamilyRegistry::refusal(const std::string& family, const FamilyMeani
 
 void FamilyRegistry::judge_untrusted(SegmentReader& reader,
                                      const std::function<void(const std::string&)>& warn) {
+  for (const std::string& what : reader.unknown_to_this_build()) {
+    if (said_.size() >= kMaxFamilies || !said_.insert(what).second) continue;
+    warn("segment " + reader.name() + ": " + what +
+         ". The rest of it is read. Upgrade the aggregator before the producers. Fields are counted "
+         "in rankbus_refused_fields");
+  }
+  std::map<std::string, const FieldSchema*> histograms;  // The first of each family.
   for (std::size_t s = 0; s < reader.streams().size(); ++s) {
     const StreamSchema& stream = reader.streams()[s].schema;
     for (std::size_t f = 0; f < stream.fields.size(); ++f) {
       const std::string family = stream.fields[f].metric;
       if (family.empty() || !is_exposed(stream.plan.fields[f].kind)) continue;
-      const std::string why = refusal(family, meaning_of(stream, f));
+      std::string why = refusal(family, meaning_of(stream, f));
+      if (why.empty() && stream.plan.fields[f].kind == Kind::distribution) {
+        const auto [first, fresh] = histograms.try_emplace(family, &stream.fields[f]);
+        if (!fresh && !same_cells(*first->second, stream.fields[f]))
+          why = "it has other buckets than field " + first->second->name + " of the same process";
+      }
       if (why.empty()) continue;
       reader.hide_field(s, f);
       if (said_.size() >= kMaxFamilies || !said_.insert(family).second) continue;

@@ -227,7 +227,7 @@ FieldValues extract_values(const SegmentReader& reader, const StreamState& strea
 }
 
 bool add_value(FieldValue& into, const FieldValue& from) {
-  if (into.kind != from.kind || into.type != from.type || into.unit != from.unit ||
+  if (into.kind != from.kind || !adds_up(into.type, from.type) || into.unit != from.unit ||
       into.reduction != from.reduction) {
     return false;
   }

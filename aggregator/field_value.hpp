@@ -44,6 +44,12 @@ FieldValues extract_values(const SegmentReader& reader, const StreamState& strea
 // Text of a label field's value; `other` if it has none.
 std::string label_text(const SegmentReader& reader, const FieldSchema& label, std::uint64_t value);
 
+// Whether sums of both types are sums of the same: integers without a sign are, of any width.
+constexpr bool adds_up(bus::Type a, bus::Type b) {
+  const auto is_unsigned = [](bus::Type type) { return type <= bus::Type::u64; };
+  return a == b || (is_unsigned(a) && is_unsigned(b));
+}
+
 // Adds a counter or distribution to another of the same meaning; false if their bounds differ.
 bool add_value(FieldValue& into, const FieldValue& from);
 

@@ -73,14 +73,21 @@ void BusReader::tidy_identities(double now_s) {
     if (!is_shown) past_.insert(identities_.extract(at));
     at = next;
   }
+  std::set<Identity> forgotten;  // Whole engines.
   for (auto at = past_.begin(); at != past_.end();) {
     const bool is_old = now_s - at->second.last_alive_s > options.forget_after_s;
     if (is_old) {
       touched_.insert(at->first);
+      forgotten.insert(at->first.whole_engine());
       ++changes_;
     }
     at = is_old ? past_.erase(at) : std::next(at);
   }
+  if (forgotten.empty()) return;
+  for (const auto* known : {&identities_, &past_}) {
+    for (const auto& [who, state] : *known) forgotten.erase(who.whole_engine());
+  }
+  for (const Identity& engine : forgotten) buckets_.forget(engine);
 }
 
 // An engine that comes back continues its counts.

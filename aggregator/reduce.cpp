@@ -100,20 +100,27 @@ ValuesByIdentity collect_values(const BusReader& bus) {
 ValuesByIdentity collect_values(const BusReader& bus, const TickClock& clock, double now_s,
                                 double ttl_s) {
   ValuesByIdentity all;
-  for (const auto& [who, state] : bus.identities()) all[who] = state.retired.values;
+  for (const auto& [who, state] : bus.identities()) {
+    FieldValues& values = all[who] = state.retired.values;
+    if (!bus.buckets().is_mixed(who)) continue;
+    std::erase_if(values, [&, &engine = who](const auto& entry) {
+      return !bus.buckets().is_current(engine, entry.first, entry.second);
+    });
+  }
   for (const auto& [name, segment] : bus.live()) {
     FieldValues& values = all[segment.who];
     for (auto& [key, value] : totals_of(segment)) {
+      if (!bus.buckets().is_current(segment.who, key, value)) continue;
       // What is read no more has counts that were true, and a state that may no longer be.
       if (value.kind == Kind::gauge && !segment.quarantine.empty()) continue;
       if (ttl_s > 0 && gauge_age_s(segment, value, clock, now_s) > ttl_s) continue;
       const auto [at, fresh] = values.emplace(key, value);
-      // Buckets that changed over a restart: the family starts again with the living incarnation.
       if (!fresh && !add_value(at->second, value)) at->second = value;
     }
   }
   for (const auto& [name, left] : bus.unread()) {
     for (const auto& [key, value] : left->totals) {
+      if (!bus.buckets().is_current(left->who, key, value)) continue;
       const auto [at, fresh] = all[left->who].emplace(key, value);
       if (!fresh && !add_value(at->second, value)) at->second = value;
     }
@@ -173,8 +180,8 @@ void reduce_records(const BusReader& bus, const ValuesByIdentity& values_of, dou
     engine.who = who;
     const double created_s = bus.identities().at(who).began_realtime_s;
     if (engine.created_s == 0 || created_s < engine.created_s) engine.created_s = created_s;
-    out.set_created(created_s);
     for (const auto& [key, value] : values) {
+      out.set_created(std::max(created_s, bus.buckets().since_s(who, key.first)));
       if (value.reduction == Reduction::each) {
         if (rank_shown) show(out, key, value, rank_labels(who), who);
       } else if (value.is_info) {
@@ -185,7 +192,7 @@ void reduce_records(const BusReader& bus, const ValuesByIdentity& values_of, dou
         engine.gauges[key].take(value, who.rank);
       } else {
         const auto [at, fresh] = engine.added.emplace(key, value);
-        // Ranks of one engine with different buckets cannot be one histogram; the first stands.
+        // All have the family's buckets, and its meaning was judged when they came.
         if (!fresh) (void)add_value(at->second, value);
       }
     }
@@ -193,7 +200,11 @@ void reduce_records(const BusReader& bus, const ValuesByIdentity& values_of, dou
   for (const auto& [key, engine] : engines) {
     const Labels labels = engine_labels(engine.who);
     out.set_created(engine.created_s);
-    for (const auto& [field, value] : engine.added) show(out, field, value, labels, engine.who);
+    for (const auto& [field, value] : engine.added) {
+      out.set_created(std::max(engine.created_s, bus.buckets().since_s(engine.who, field.first)));
+      show(out, field, value, labels, engine.who);
+    }
+    out.set_created(engine.created_s);
     for (const auto& [family, info] : engine.infos)
       show(out, {family, info.first}, info.second, labels, engine.who);
     for (const auto& [field, gauge] : engine.gauges) {

@@ -20,9 +20,24 @@ struct Refusal : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// Something that a later build will know; ends the parse of its stream only.
+struct Unknown : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 void require(bool condition, const std::string& message) {
   if (!condition) throw Refusal(message);
 }
+
+void require_known(const char* what, std::uint32_t value, std::uint32_t most,
+                   const std::string& where) {
+  if (value >= 1 && value <= most) return;
+  throw Unknown(where + what + " " + std::to_string(value) + " is unknown to this build");
+}
+constexpr std::uint32_t kMostKind = static_cast<std::uint32_t>(Kind::info);
+constexpr std::uint32_t kMostType = static_cast<std::uint32_t>(Type::f64);
+constexpr std::uint32_t kMostUnit = static_cast<std::uint32_t>(bus::Unit::tokens);
+constexpr std::uint32_t kMostReduction = static_cast<std::uint32_t>(bus::Reduction::each);
 
 bool is_name(const std::string& text) {
   return bus::is_name(text.data(), text.size());
@@ -48,8 +63,13 @@ class SchemaParser {
       const auto descriptor =
           copy_at<StreamDescriptor>(std::uint64_t{s} * header_.stream_descriptor_bytes);
       streams.push_back(parse_stream(descriptor));
-      add_extents(streams.back(), extents);
+      if (!streams.back().is_skipped) add_extents(streams.back(), extents);
     }
+    const bool none_is_read =
+        std::all_of(streams.begin(), streams.end(),
+                    [](const StreamSchema& stream) { return stream.is_skipped; });
+    if (none_is_read)
+      throw Refusal(streams.front().refusals.front() + ", and no other stream can be read");
     std::sort(extents.begin(), extents.end());
     for (std::size_t i = 1; i < extents.size(); ++i) {
       require(extents[i].first >= extents[i - 1].second, "parts of the segment overlap");
@@ -84,8 +104,25 @@ class SchemaParser {
     require(is_utf8(out.help), where + "help is not UTF-8");
     require(in.field_count >= 1 && in.field_count <= bus::kMaxFieldsPerStream,
             where + "field count");
-    require(in.slot_format == static_cast<std::uint32_t>(bus::SlotFormat::sequence_word),
-            where + "slot format " + std::to_string(in.slot_format) + ", this build reads 1");
+    try {
+      parse_readable(in, out, where);
+    } catch (const Unknown& unknown) {
+      StreamSchema skipped;
+      skipped.name = out.name;
+      skipped.help = out.help;
+      skipped.is_skipped = true;
+      skipped.refused_fields = in.field_count;
+      skipped.refusals.emplace_back(unknown.what());
+      return skipped;
+    }
+    return out;
+  }
+
+  void parse_readable(const StreamDescriptor& in, StreamSchema& out, const std::string& where) {
+    if (in.slot_format != static_cast<std::uint32_t>(bus::SlotFormat::sequence_word)) {
+      throw Unknown(where + "slot format " + std::to_string(in.slot_format) +
+                    ", this build reads 1");
+    }
     require(in.slot_bytes >= bus::kMinSlotBytes && in.slot_bytes <= bus::kMaxSlotBytes &&
                 in.slot_bytes % 8 == 0,
             where + "slot size");
@@ -111,7 +148,22 @@ class SchemaParser {
     }
     require((out.plan.label_count > 0) == (in.label_rows > 0), where + "label rows without labels");
     finish_totals(in, out, where);
-    return out;
+  }
+
+  // What a value is in, and how ranks go together, matters to who shows it; the totals are the same
+  // without it, but for cells, whose bounds are in the unit. Returns why the field cannot be shown.
+  static std::string judge_meaning(const FieldDescriptor& in, Kind kind, FieldSchema& field,
+                                   const std::string& where) {
+    if (kind == Kind::distribution) require_known("unit", in.unit, kMostUnit, where);
+    try {
+      require_known("unit", in.unit, kMostUnit, where);
+      field.unit = static_cast<bus::Unit>(in.unit);
+      require_known("reduction", in.reduction, kMostReduction, where);
+      field.reduction = static_cast<bus::Reduction>(in.reduction);
+    } catch (const Unknown& unknown) {
+      if (kind != Kind::label && !field.metric.empty()) return unknown.what();
+    }
+    return {};
   }
 
   void parse_field(const StreamDescriptor& stream, std::uint32_t f, std::uint32_t payload_bytes,
@@ -134,14 +186,12 @@ class SchemaParser {
     field.fixed_value =
         text(in.fixed_value_offset, in.fixed_value_bytes, bus::kMaxLabelTextBytes, "label value");
     require(is_utf8(field.fixed_value), where + "label value is not UTF-8");
-    require(in.kind >= 1 && in.kind <= 8 && in.type >= 1 && in.type <= 6 && in.unit >= 1 &&
-                in.unit <= 5 && in.reduction >= 1 && in.reduction <= 8,
-            where + "kind, type, unit or reduction unknown to this build");
-    field.unit = static_cast<bus::Unit>(in.unit);
-    field.reduction = static_cast<bus::Reduction>(in.reduction);
+    require_known("kind", in.kind, kMostKind, where);
+    require_known("type", in.type, kMostType, where);
     bus::FieldPlan& plan = out.plan.fields[f];
     plan.kind = static_cast<Kind>(in.kind);
     plan.type = static_cast<Type>(in.type);
+    std::string refusal = judge_meaning(in, plan.kind, field, where);
     check_place(in, payload_bytes, out, plan, where);
     if (plan.kind == Kind::label) parse_label(in, f, out, field, where);
     plan.by_labels = in.by_labels;
@@ -159,6 +209,11 @@ class SchemaParser {
       out.info_field = static_cast<int>(f);
     }
     if (plan.kind == Kind::distribution) parse_bounds(in, field, plan, where);
+    if (!refusal.empty()) {
+      field.metric.clear();
+      ++out.refused_fields;
+      out.refusals.push_back(std::move(refusal));
+    }
     out.fields.push_back(std::move(field));
   }
 
@@ -250,19 +305,35 @@ class SchemaParser {
   std::span<const unsigned char> bytes_;
 };
 
-void check_header(const SegmentHeader& h, std::uint64_t file_bytes) {
+void check_versions(const SegmentHeader& h) {
+  require(
+      h.magic != __builtin_bswap64(bus::kSegmentMagic),
+      "its bytes are in the other order; segments are read on the machine that wrote them, or on "
+      "one of its kind");
   require(h.magic == bus::kSegmentMagic, "not a rankbus segment (magic)");
-  require(h.min_reader_version <= bus::kLayoutVersion && h.layout_version >= bus::kLayoutVersion,
-          "layout version " + std::to_string(h.layout_version) + " (readable by " +
-              std::to_string(h.min_reader_version) + " and later), this build reads " +
-              std::to_string(bus::kLayoutVersion) +
-              ". Upgrade the aggregator before the producers");
-  require(h.header_bytes >= sizeof(SegmentHeader) && h.header_bytes <= 64 * 1024 &&
-              h.stream_descriptor_bytes >= sizeof(StreamDescriptor) &&
-              h.stream_descriptor_bytes <= 4096 &&
-              h.field_descriptor_bytes >= sizeof(FieldDescriptor) &&
-              h.field_descriptor_bytes <= 4096,
-          "descriptor sizes");
+  const std::string versions = "layout version " + std::to_string(h.layout_version) +
+                               " (readable by " + std::to_string(h.min_reader_version) +
+                               " and later), this build reads " +
+                               std::to_string(bus::kLayoutVersion);
+  require(h.min_reader_version <= bus::kLayoutVersion,
+          versions + ". Upgrade the aggregator before the producers");
+  require(
+      h.layout_version >= bus::kLayoutVersion,
+      versions + ". Restart the process with a rankbus of this release, or read it with its own");
+}
+
+void check_header(const SegmentHeader& h, std::uint64_t file_bytes) {
+  check_versions(h);
+  require(
+      h.header_bytes >= sizeof(SegmentHeader) && h.header_bytes <= 64 * 1024 &&
+          h.stream_descriptor_bytes >= sizeof(StreamDescriptor) &&
+          h.stream_descriptor_bytes <= 4096 &&
+          h.field_descriptor_bytes >= sizeof(FieldDescriptor) && h.field_descriptor_bytes <= 4096,
+      "descriptor sizes " + std::to_string(h.header_bytes) + ", " +
+          std::to_string(h.stream_descriptor_bytes) + " and " +
+          std::to_string(h.field_descriptor_bytes) + ", expected at least " +
+          std::to_string(sizeof(SegmentHeader)) + ", " + std::to_string(sizeof(StreamDescriptor)) +
+          " and " + std::to_string(sizeof(FieldDescriptor)));
   require(h.segment_bytes <= file_bytes && h.segment_bytes <= bus::kMaxSegmentBytes,
           "the file has " + std::to_string(file_bytes) + " bytes, its header says " +
               std::to_string(h.segment_bytes));

@@ -41,6 +41,11 @@ struct StreamSchema {
   std::uint64_t checkpoint_stride = 0;
   std::uint32_t slot_bytes = 0;
   std::uint32_t capacity = 0;
+  std::uint32_t refused_fields = 0;  // That this build cannot show ...
+  std::vector<std::string> refusals;  // ... and why, in sentences without an end.
+  // A newer writer's stream, of which only the name is known: nothing of it is read. Its place in
+  // the list is kept, because `published` words are found by it.
+  bool is_skipped = false;
 
   // Index of the field of that name, or -1.
   int find(std::string_view field_name) const;
@@ -50,7 +55,8 @@ struct StreamSchema {
 Result<bus::SegmentHeader> check_untrusted_header(const bus::SegmentHeader& header,
                                                   std::uint64_t file_bytes);
 
-// Checks a copied schema against its copied header.
+// Checks a copied schema against its copied header. What is only unknown to this build, as opposed
+// to wrong, costs the field or the stream that says it; the others are read.
 Result<std::vector<StreamSchema>> parse_untrusted_schema(const bus::SegmentHeader& header,
                                                          std::span<const unsigned char> schema);
 

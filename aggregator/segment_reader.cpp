@@ -101,6 +101,7 @@ Result<std::unique_ptr<SegmentReader>> SegmentReader::open_untrusted(
     StreamState state;
     state.totals.resize(stream.plan.body_words);
     if (!state.totals.empty()) bus::clear_totals(stream.plan, state.totals.data());
+    reader->hidden_fields_ += stream.refused_fields;
     state.schema = std::move(stream);
     reader->streams_.push_back(std::move(state));
   }
@@ -184,7 +185,9 @@ void SegmentReader::resume(std::size_t index, const StreamProgress& progress) {
   stream.history_from = std::min(stream.history_from, from);
 }
 
+// Of a stream that is skipped, nothing ever was.
 std::uint64_t SegmentReader::load_published(std::size_t stream) const {
+  if (streams_[stream].schema.is_skipped) return 0;
   return bytes_->load_published_untrusted(header_.activity_offset + stream * sizeof(Word));
 }
 
@@ -567,6 +570,7 @@ void SegmentReader::look_for_abandoned(StreamState& stream) {
 // Returns false if there is more to read than this poll has time for.
 bool SegmentReader::read_stream(std::size_t index, bool writer_is_dead, const SampleSink& sink) {
   StreamState& stream = streams_[index];
+  if (stream.schema.is_skipped) return true;
   if (stream.history_from < stream.first_position) show_history(stream, writer_is_dead, sink);
   if (!error_.empty()) return true;
   const bool pending = stream.position < stream.published;
@@ -608,6 +612,25 @@ bool SegmentReader::is_drained() const {
 void SegmentReader::hide_field(std::size_t stream, std::size_t field) {
   streams_[stream].schema.fields[field].metric.clear();
   ++hidden_fields_;
+}
+
+std::vector<std::string> SegmentReader::unknown_to_this_build() const {
+  std::vector<std::string> all;
+  const bool is_larger = header_.header_bytes > sizeof(bus::SegmentHeader) ||
+                         header_.stream_descriptor_bytes > sizeof(bus::StreamDescriptor) ||
+                         header_.field_descriptor_bytes > sizeof(bus::FieldDescriptor);
+  if (is_larger || header_.layout_version > bus::kLayoutVersion) {
+    all.push_back("layout version " + std::to_string(header_.layout_version) +
+                  ", this build knows " + std::to_string(bus::kLayoutVersion) +
+                  ", and what was appended since is not seen");
+  }
+  for (const StreamState& stream : streams_) {
+    for (const std::string& refusal : stream.schema.refusals) {
+      all.push_back(refusal + (stream.schema.is_skipped ? ", so the stream is skipped"
+                                                        : ", so the field is not shown"));
+    }
+  }
+  return all;
 }
 
 std::uint64_t SegmentReader::hidden_rows() const {

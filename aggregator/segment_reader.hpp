@@ -140,6 +140,8 @@ class SegmentReader {
   // Shows nothing of that field from now on; samples have it all the same.
   void hide_field(std::size_t stream, std::size_t field);
   std::uint64_t hidden_fields() const { return hidden_fields_; }
+  // What a newer writer says that this build does not know, in sentences without an end.
+  std::vector<std::string> unknown_to_this_build() const;
   // Shows so many rows of the stream's labels under their own texts, the others as `other`.
   void show_rows(std::size_t stream, std::uint32_t rows) { streams_[stream].rows_shown = rows; }
   // Rows that are shown as `other`.

@@ -306,11 +306,14 @@ void add_self_metrics(const BusReader& bus, const TickClock& clock, double now_s
                 "series",
                 rank_labels(segment.who), segment.who, segment.reader->hidden_rows());
     }
-    if (segment.reader->hidden_fields() > 0) {
+    const std::uint64_t refused = segment.reader->hidden_fields() +
+                                  bus.buckets().apart(segment.who, *segment.reader).size();
+    if (refused > 0) {
       out.gauge("rankbus_refused_fields",
-                "Fields of a producer that are not shown: their family is something else, or they "
-                "are too many series",
-                rank_labels(segment.who), segment.who, segment.reader->hidden_fields());
+                "Fields of a producer that are not shown: their family is something else or has "
+                "other buckets, they are too many series, or this build does not know what they "
+                "are",
+                rank_labels(segment.who), segment.who, refused);
     }
     if (segment.writer_is_gone) continue;
     out.gauge("rankbus_rank_info", "1; axes, place and process of a producer", info_labels(segment),

@@ -180,6 +180,8 @@ Result<std::unique_ptr<BusReader>> BusReader::open(const BusOptions& options, Wa
 }
 
 BusReader::~BusReader() {
+  // The bus is free for the next owner once everything else is.
+  ledger_.reset();
   if (owner_fd_ >= 0) ::close(owner_fd_);
   if (directory_ >= 0) ::close(directory_);
 }

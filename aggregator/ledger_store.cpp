@@ -1,5 +1,6 @@
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -9,6 +10,17 @@
 
 namespace rankbus {
 namespace {
+
+// An owner that was killed lets its locks go one by one, that of the bus before that of its ledger;
+// whoever follows it at once must not take the second for another aggregator's.
+bool take_lock_of_the_dead_or_nobody(int fd) {
+  for (int attempt = 0; attempt < 100; ++attempt) {
+    if (bus::take_write_lock(fd)) return true;
+    const timespec ten_ms{0, 10'000'000};
+    nanosleep(&ten_ms, nullptr);
+  }
+  return false;
+}
 
 std::string failure(const char* what) {
   return std::string(what) + ": " + std::strerror(errno);
@@ -67,7 +79,7 @@ Result<std::unique_ptr<LedgerStore>> LedgerStore::open(const std::string& direct
   store->lock_fd_ =
       openat(store->directory_, kLedgerLockFile, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
   // Where no lock can be made nothing can be written either, which is counted then.
-  if (store->lock_fd_ >= 0 && !bus::take_write_lock(store->lock_fd_)) {
+  if (store->lock_fd_ >= 0 && !take_lock_of_the_dead_or_nobody(store->lock_fd_)) {
     return Error{directory +
                  ": another aggregator keeps its ledger here. Give each its own with --state-dir"};
   }

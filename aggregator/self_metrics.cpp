@@ -36,9 +36,8 @@ std::uint64_t pid_namespace_of_proc() {
 // State letter of a process, from /proc; 0 if it cannot be seen. While a segment's lock is held its
 // producer lives, and in the producer's own pid namespace nobody else has its number. In any other,
 // a container's, the number is some stranger's, whose state is no evidence.
-char process_state(const bus::SegmentHeader& header) {
-  static const std::uint64_t ours = pid_namespace_of_proc();
-  if (header.pid_namespace == 0 || header.pid_namespace != ours) return 0;
+char process_state(const bus::SegmentHeader& header, std::uint64_t shown_namespace) {
+  if (header.pid_namespace == 0 || header.pid_namespace != shown_namespace) return 0;
   std::ifstream file("/proc/" + std::to_string(header.pid) + "/stat");
   std::string text;
   if (!std::getline(file, text)) return 0;
@@ -115,11 +114,11 @@ void add_age(const Identity& who, double newest_s, double now_s, FamilyBuilder& 
             who, std::max(0.0, now_s - newest_s));
 }
 
-void add_rank_state(const LiveSegment* segment, const Identity& who, double now_s,
-                    FamilyBuilder& out) {
+void add_rank_state(const LiveSegment* segment, const Identity& who, std::uint64_t shown_namespace,
+                    double now_s, FamilyBuilder& out) {
   const char* state = "dead";
   if (segment != nullptr) {
-    const char process = process_state(segment->reader->header());
+    const char process = process_state(segment->reader->header(), shown_namespace);
     state = process == 'T' || process == 't'   ? "stopped"
             : now_s - segment->active_s > 10.0 ? "idle"
                                                : "ok";
@@ -306,8 +305,8 @@ void add_self_metrics(const BusReader& bus, const TickClock& clock, double now_s
                 "series",
                 rank_labels(segment.who), segment.who, segment.reader->hidden_rows());
     }
-    const std::uint64_t refused = segment.reader->hidden_fields() +
-                                  bus.buckets().apart(segment.who, *segment.reader).size();
+    const std::uint64_t refused =
+        segment.reader->hidden_fields() + bus.buckets().apart(segment.who, *segment.reader).size();
     if (refused > 0) {
       out.gauge("rankbus_refused_fields",
                 "Fields of a producer that are not shown: their family is something else or has "
@@ -327,8 +326,9 @@ void add_self_metrics(const BusReader& bus, const TickClock& clock, double now_s
               joined(rank_labels(left->who), {{"reason", "inconsistent"}}), left->who,
               std::uint64_t{1});
   }
+  const std::uint64_t shown_namespace = pid_namespace_of_proc();
   for (const auto& [who, segment] : living) {
-    add_rank_state(segment, who, now_s, out);
+    add_rank_state(segment, who, shown_namespace, now_s, out);
     out.set_created(bus.identities().at(who).began_realtime_s);
     add_streams(who, streams[who], out);
     out.set_created(process_start_s());

@@ -421,7 +421,7 @@ struct UnlinkedFile {
 inline UnlinkedFile make_unlinked_file(int directory, const char* path, const char* name,
                                        mode_t mode, Reason& why) noexcept {
   UnlinkedFile file;
-  if (access("/proc/self/fd", X_OK) == 0) {
+  if (access("/proc/thread-self/fd", X_OK) == 0) {
     file.fd = openat(directory, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, mode);
     if (file.fd >= 0) return file;
   }
@@ -507,8 +507,9 @@ inline bool link_segment(const UnlinkedFile& file, int directory, const char* pa
     if (syscall(SYS_renameat2, directory, file.dot_name, directory, name, kNoReplace) == 0)
       return true;
   } else {
+    // The thread's own table: a process whose first thread has ended has none under its number.
     char self[64];
-    snprintf(self, sizeof self, "/proc/self/fd/%d", file.fd);
+    snprintf(self, sizeof self, "/proc/thread-self/fd/%d", file.fd);
     if (linkat(AT_FDCWD, self, directory, name, AT_SYMLINK_FOLLOW) == 0) return true;
   }
   why.set("%s: the segment cannot get its name %s: %s", path, name, strerror(errno));

@@ -109,6 +109,27 @@ class Sandbox(unittest.TestCase):
             os.unlink(self.logs)
             os.rename(self.folder / "was", self.logs)
 
+    # C-28
+    def test_an_observer_can_write_into_no_bus(self):
+        self.bus.mkdir(mode=0o700)
+        target = self.bus / "log"
+        # Led to the bus by its log's path, an owner may write there, as it must; an observer may not.
+        for arguments, may in ((("--observe",), False), ((), True)):
+            with self.aggregator(*arguments) as aggregator:
+                os.rename(self.logs, self.folder / "was")
+                os.symlink(self.bus, self.logs)
+                aggregator.send(signal.SIGHUP)
+                if may:
+                    lib.wait_for(target.exists, "the owner to write")
+                else:
+                    told = f"cannot open log file {self.logs}/log: Permission denied"
+                    lib.wait_for(lambda: told in aggregator.stderr(), "it to be refused")
+                    self.assertFalse(target.exists())
+                    self.assertEqual(os.listdir(self.bus), [], "nor has it left anything else")
+                self.assertEqual(lib.http_status(aggregator.url()), 200)
+            os.unlink(self.logs)
+            os.rename(self.folder / "was", self.logs)
+
     def test_a_directory_that_is_not_there_is_said(self):
         result = lib.run_rankbus(
             "aggregate", "--bus", self.bus, "--sandbox", "--state-dir", self.folder / "no/such", "--listen", "127.0.0.1:0"

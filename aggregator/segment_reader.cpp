@@ -277,6 +277,21 @@ void SegmentReader::begin(StreamState& stream, std::size_t index, bool writer_is
   restart_from_checkpoint(stream, 0);
 }
 
+// Whether a checkpoint that was copied before this call is of records that there are: each was
+// published before it was in a checkpoint, and no faster than time allows since the last look.
+bool SegmentReader::is_published(const StreamState& stream, std::uint64_t records) {
+  const Word published = load_published(static_cast<std::size_t>(&stream - streams_.data()));
+  const std::uint64_t grown = published - stream.published;
+  if (records > published) {
+    contradict("stream " + stream.schema.name + ": totals of " + std::to_string(records) +
+               " records, of which " + std::to_string(published) + " were published");
+  } else if (targets_at_ns_ != 0 && grown > bus::monotonic_ns() - targets_at_ns_ + kJumpSlack) {
+    contradict("stream " + stream.schema.name + ": `published` grew by " + std::to_string(grown) +
+               " while it was read");
+  }
+  return error_.empty();
+}
+
 // Takes the newest whole checkpoint as the state. The writer overwrites the older one, so a second
 // attempt finds a whole one even at full speed; without any, the next poll tries again.
 bool SegmentReader::restart_from_checkpoint(StreamState& stream, std::uint64_t published) {
@@ -300,6 +315,7 @@ bool SegmentReader::restart_from_checkpoint(StreamState& stream, std::uint64_t p
     }
     if (!file_is_whole()) return false;
     if (newest < 0 || bodies[newest][bus::kBodyRecords] < stream.position) continue;
+    if (!is_published(stream, bodies[newest][bus::kBodyRecords])) return false;
     const std::uint64_t before = stream.position;
     if (!take_checkpoint(stream, newest, bodies[newest])) return false;
     if (stream.position > before) ++stream.skipped;

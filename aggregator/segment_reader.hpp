@@ -190,6 +190,7 @@ class SegmentReader {
   void show_history(StreamState& stream, bool writer_is_dead, const SampleSink& sink);
   static void take_info(StreamState& stream, const Sample& sample);
   bool lies_ahead(const StreamState& stream, std::uint64_t published, bool writer_is_dead);
+  bool is_published(const StreamState& stream, std::uint64_t records);
   bool restart_from_checkpoint(StreamState& stream, std::uint64_t published);
   void verify_at(StreamState& stream, std::uint64_t records);
   bool copy_checkpoint(const StreamState& stream, int which, std::vector<bus::Word>& body) const;

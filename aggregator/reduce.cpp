@@ -39,7 +39,8 @@ struct GaugeReduction {
         case Reduction::min:
           return as_double(value) < as_double(*chosen);
         case Reduction::leader:
-          return rank < chosen_rank;
+          // Of several lanes of the first rank, who spoke last.
+          return rank < chosen_rank || (rank == chosen_rank && value.stamp >= chosen->stamp);
         default:
           return value.stamp >= chosen->stamp;
       }

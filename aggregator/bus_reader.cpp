@@ -34,30 +34,6 @@ std::string hex(const std::uint8_t (&bytes)[16]) {
   return text;
 }
 
-// Another process may hold the lock for a moment while it starts and fails; only a lock that stays
-// is a second owner.
-bool take_owner_lock(int directory, int& fd, const std::string& path, std::string& why) {
-  struct stat status {};
-  const bool group = fstat(directory, &status) == 0 && bus::is_group_directory(status);
-  fd = openat(directory, bus::kOwnerFile, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC,
-              group ? 0640 : 0600);
-  if (fd < 0) {
-    const char* advice = errno == ENOSPC
-                             ? ". The file system has no room even for an empty file; free some"
-                             : ". To read a bus that you may not write, use --observe";
-    why = path + "/" + bus::kOwnerFile + ": " + std::strerror(errno) + advice;
-    return false;
-  }
-  // This process's mask must not keep producers of the group from seeing that the bus is owned;
-  // where the file is another user's, its mode was set by them.
-  if (fchmod(fd, group ? 0640 : 0600) != 0) errno = 0;
-  if (bus::take_write_lock(fd)) return true;
-  why = path +
-        ": another aggregator owns this bus. One owner reads and removes its segments; stop the "
-        "other, choose another directory with --bus, or look on with --observe";
-  return false;
-}
-
 // The names of all segments; false if the directory could not be read to its end. A name that was
 // only not seen must not be taken for one that is gone.
 bool list_segments(int directory, std::set<std::string>& names) {
@@ -302,6 +278,7 @@ bool BusReader::read_live(LiveSegment& segment, double now_s, bool ask_liveness,
 bool BusReader::scan(double now_s) {
   std::vector<std::unique_ptr<SegmentReader>> found;
   std::set<std::string> names;
+  hold_place();
   if (!list_segments(directory_, names)) return false;
   release_quarantined();
   bury_quarantined(names, now_s);
@@ -485,44 +462,6 @@ void BusReader::look_at_file(LiveSegment& segment) {
   if (segment.has_foreign_name || segment.reader->has_its_name(directory_)) return;
   segment.has_foreign_name = true;
   note_foreign_name(segment.reader->name(), "is read on");
-}
-
-void BusReader::note_foreign_name(const std::string& name, const std::string& what_was_there) {
-  foreign_names_.insert(name);
-  warn_("segment " + name + ": another file has taken its name. The one that was there " +
-        what_was_there +
-        "; the other is not read, because a name is never used twice, and stays for inspection");
-}
-
-// Whoever may write the directory may put another file in the place of one that was read, also
-// between its last read and the moment at which its name may go. Between this look and the removal
-// as well: no call of the kernel removes a name only if it leads to a certain file. What an earlier
-// owner retired is known by its name alone; of that it is only certain that nobody writes it.
-bool BusReader::leads_to_what_was_retired(const std::string& name) const {
-  struct stat status {};
-  if (fstatat(directory_, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) return true;
-  const auto known = retired_files_.find(name);
-  if (known != retired_files_.end()) return FileId{status.st_dev, status.st_ino} == known->second;
-  if (!S_ISREG(status.st_mode)) return false;
-  const int fd = openat(directory_, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-  const bool is_written = fd >= 0 && bus::write_lock_is_held(fd);
-  if (fd >= 0) ::close(fd);
-  return !is_written;
-}
-
-void BusReader::remove(const std::string& name) {
-  if (!observe_ && foreign_names_.count(name) == 0 && !leads_to_what_was_retired(name))
-    note_foreign_name(name, "was read to its end");
-  if (foreign_names_.count(name) != 0) {
-    finished_.insert(name);
-    return;
-  }
-  if (!observe_ && unlinkat(directory_, name.c_str(), 0) == 0) return;
-  if (!observe_ && errno != ENOENT) {
-    warn_("segment " + name + " cannot be removed: " + std::strerror(errno) +
-          ". It was read to its end and is not read again");
-  }
-  if (!ledger_) finished_.insert(name);
 }
 
 }  // namespace rankbus

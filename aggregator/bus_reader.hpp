@@ -149,6 +149,11 @@ class BusReader {
   void retire(const LiveSegment& segment, double now_s);
   void add_to_retired(const Identity& who, const std::string& segment, const FieldValues& values,
                       const std::vector<std::pair<std::string, StreamCounts>>& streams);
+  static bool take_owner_lock(int directory, int& fd, const std::string& path, std::string& why);
+  void hold_place();
+  void return_to_path();
+  // An owner does, as long as it is one.
+  bool removes_names() const { return !observe_ && owner_fd_ >= 0; }
   void remove(const std::string& name);
   bool leads_to_what_was_retired(const std::string& name) const;
   void note_foreign_name(const std::string& name, const std::string& what_was_there);
@@ -173,6 +178,7 @@ class BusReader {
   std::set<std::string> foreign_names_;          // Of other files than were read under them.
   std::map<std::string, FileId> retired_files_;  // By this reader, until their names are gone.
   std::vector<uid_t> allowed_uids_;
+  std::string place_trouble_;  // Why the directory at the path cannot be used; said once.
   ByteAccess access_ = ByteAccess::copied;
   FamilyRegistry families_;
   BucketRegistry buckets_;

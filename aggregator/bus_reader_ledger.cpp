@@ -278,7 +278,7 @@ std::shared_ptr<LedgerImage> BusReader::make_image(const Sections& sections) {
 }
 
 void BusReader::keep_ledger(double now_s, const Sections& sections) {
-  if (!ledger_) return;
+  if (!ledger_ || !removes_names()) return;
   for (const std::string& name : ledger_->removable()) remove(name);
   if (!ledger_->wants_image(now_s, unsaved_)) return;
   unsaved_ = false;
@@ -287,7 +287,7 @@ void BusReader::keep_ledger(double now_s, const Sections& sections) {
 
 // A second image lets the names go of those who died last.
 void BusReader::finish(double now_s, const Sections& sections) {
-  if (!ledger_) return;
+  if (!ledger_ || !removes_names()) return;
   for (int image = 0; image < 2; ++image) {
     ledger_->wait();
     if (image > 0 && !ledger_->has_pending()) break;

@@ -161,9 +161,11 @@ void LedgerStore::work() {
     const std::shared_ptr<const LedgerImage> image = waiting_;
     const auto file = static_cast<std::size_t>(ledger::file_to_replace(status_.kept));
     lock.unlock();
+    const bool is_elsewhere = return_to_path();
     const std::string bytes = encode_ledger(*image);
     const std::string trouble = write_file(bytes, kLedgerFiles[file]);
     lock.lock();
+    if (is_elsewhere) status_.kept = {};
     if (trouble.empty()) {
       status_.kept[file] = status_.generation = image->generation;
       status_.written_s = image->written_s;
@@ -175,6 +177,29 @@ void LedgerStore::work() {
     waiting_ = nullptr;
     changed_.notify_all();
   }
+}
+
+// If the directory was removed under its reader: whoever makes it anew means the same place, and
+// what was kept in the old one is gone. True if there is a new one. Only the writing thread is
+// here.
+bool LedgerStore::return_to_path() {
+  struct stat status {};
+  if (fstat(directory_, &status) != 0 || status.st_nlink != 0) return false;
+  ::mkdir(path_.c_str(), 0700);
+  const int place = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const int lock =
+      place < 0 ? -1
+                : openat(place, kLedgerLockFile, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+  if (lock < 0 || !bus::take_write_lock(lock)) {
+    if (lock >= 0) ::close(lock);
+    if (place >= 0) ::close(place);
+    return false;
+  }
+  ::close(directory_);
+  if (lock_fd_ >= 0) ::close(lock_fd_);
+  directory_ = place;
+  lock_fd_ = lock;
+  return true;
 }
 
 // Empty, or why the file that was there still is. A kill between any two of these calls leaves both

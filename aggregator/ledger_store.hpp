@@ -60,6 +60,7 @@ class LedgerStore {
   LedgerStore() = default;
   std::unique_ptr<LedgerImage> load_untrusted(int file);
   void work();
+  bool return_to_path();
   std::string write_file(const std::string& bytes, const char* name) const;
 
   std::string path_;

@@ -10,6 +10,8 @@ namespace {
 // hold seconds; a fifth of one also finds new processes before they have written much.
 constexpr double kBusyPoll_s = 0.02;
 constexpr double kIdlePoll_s = 0.2;
+// Whoever waits for a snapshot looks at the clock so often.
+constexpr double kSlice_s = 0.1;
 // Alerts are looked for in every snapshot; this often there is one.
 constexpr double kLookForAlertsEvery_s = 5;
 // The ledger's section of counters that are made of finished requests.
@@ -97,9 +99,15 @@ std::shared_ptr<const Snapshot> Aggregator::fresh(SnapshotParts parts, double li
   requested_parts_ = std::max(requested_parts_, parts);
   const std::uint64_t ticket = ++requested_;
   wake_reader_.notify_one();
-  snapshot_made_.wait_for(lock, std::chrono::duration<double>(limit_s),
-                          [&] { return served_ >= ticket || stopping_; });
-  return latest_;
+  const auto is_over = [&] { return served_ >= ticket || stopping_; };
+  // In slices, because the clock goes on while a process is stopped: after it both threads go on,
+  // and the reader gets its time all the same.
+  for (double left_s = limit_s; left_s > 0 && !is_over(); left_s -= kSlice_s)
+    snapshot_made_.wait_for(lock, std::chrono::duration<double>(kSlice_s), is_over);
+  if (is_over() || latest_ == nullptr) return latest_;
+  auto old = std::make_shared<Snapshot>(*latest_);
+  old->complete = false;
+  return old;
 }
 
 void Aggregator::read_loop() {
@@ -151,7 +159,8 @@ void Aggregator::one_pass(bool fresh) {
   pass_s_ = monotonic_s();
   const bool any = feeds_.pass(*bus_, clock_, pass_s_, fresh || passes_ == 0);
   // A pass as a whole is in the ledger or is not, so nothing may come between the two.
-  bus_->keep_ledger(pass_s_, [this] { return sections(); });
+  bus_->keep_ledger(
+      pass_s_, [this] { return sections(); }, fresh);
   ++passes_;
   poll_s_ = any ? kBusyPoll_s : std::min(kIdlePoll_s, poll_s_ * 1.5);
 }

@@ -67,7 +67,8 @@ class Aggregator {
   // A last pass, a last periodic call, then both threads end. Idempotent.
   void stop();
 
-  // The result of a pass that began after this call; after `limit_s` the newest there is. With
+  // The result of a pass that began after this call. After `limit_s`, in which this process ran, the
+  // newest there is, which is not `complete` then: what is old must not be taken for fresh. With
   // analyses only where asked for, because nobody scrapes them.
   std::shared_ptr<const Snapshot> fresh(SnapshotParts parts = SnapshotParts::families,
                                         double limit_s = 5.0);

@@ -132,7 +132,7 @@ void AnalysisFeed::observe(const LiveSegment& live, const Sample& sample, const 
     return;
   }
   // What happened before anybody looked was judged by who looked then, or by nobody.
-  if (sample.is_history && !live.began_here) return;
+  if (sample.is_history) return;
   Goodput one;
   stream->judge->judge(sample, options_.slo, one);
   engine.goodput.aggregate(one);

@@ -83,6 +83,7 @@ std::string little_room(int directory, const std::string& path) {
 void StreamCounts::add(const StreamCounts& other) {
   records += other.records;
   lost_lapped += other.lost_lapped;
+  lost_quarantined += other.lost_quarantined;
   abandoned += other.abandoned;
   verified += other.verified;
   skipped += other.skipped;
@@ -96,6 +97,7 @@ StreamCounts counts_of(const StreamState& stream) {
   StreamCounts counts;
   counts.records = stream.position;
   counts.lost_lapped = stream.lost_lapped;
+  counts.lost_quarantined = stream.lost_quarantined;
   counts.abandoned = stream.abandoned;
   counts.verified = stream.verified;
   counts.skipped = stream.skipped;
@@ -106,6 +108,12 @@ StreamCounts counts_of(const StreamState& stream) {
     counts.label_overflow = stream.totals[bus::kBodyRowsOverflow];
   }
   return counts;
+}
+
+const std::string& stream_label(const Retired& retired, const std::string& stream) {
+  constexpr std::size_t kMost = 4 * bus::kMaxStreams;
+  static const std::string other = "other";
+  return retired.streams.size() < kMost || retired.streams.count(stream) != 0 ? stream : other;
 }
 
 std::uint64_t newest_stamp(const SegmentReader& reader) {
@@ -261,12 +269,13 @@ bool BusReader::read_live(LiveSegment& segment, double now_s, bool ask_liveness,
   const SampleSink sink = [&](const Sample& sample) { on_sample(segment, sample); };
   if (segment.reader->poll(dead, sink, bus::monotonic_ns() + kTurn_ns)) {
     segment.active_s = now_s;
-    series_.show_rows(*segment.reader, segment.series);
+    series_.show_rows(*segment.reader, segment.series, known_series(segment));
   }
   // Nothing can be written any more, so this ends: each poll reads on or finds a contradiction.
   segment.is_dying = dead && !segment.reader->is_drained();
   if (segment.reader->error().empty()) return !dead || segment.is_dying;
   segment.quarantine = segment.reader->error();
+  ++changes_;
   warn_("segment " + segment.reader->name() + " contradicts itself: " + segment.quarantine +
         ". Its totals up to there are kept, it is read no more and its file stays for inspection; "
         "other "
@@ -358,13 +367,13 @@ void BusReader::attach(std::vector<std::unique_ptr<SegmentReader>> found, double
   });
   tell_servers_apart(found);
   for (auto& reader : found) {
-    removed_unread_ += reader->header().removed_segments;
+    // Who was read before has said so before.
+    if (unread_.count(reader->name()) == 0) removed_unread_ += reader->header().removed_segments;
     LiveSegment segment;
     segment.who = identify(reader->header());
     segment.attached_s = segment.active_s = now_s;
     segment.reader = std::move(reader);
     families_.judge_untrusted(*segment.reader, warn_);
-    series_.open_untrusted(*segment.reader, segment.series, warn_);
     segment.began_here = segment.reader->opened_ns_here() >= opened_ns_;
     resume(segment);
     recall_engine(segment.who);
@@ -372,6 +381,7 @@ void BusReader::attach(std::vector<std::unique_ptr<SegmentReader>> found, double
       buckets_.meet(segment.who, family, buckets);
     touched_.insert(segment.who);
     IdentityState& state = identities_[segment.who];
+    series_.open_untrusted(*segment.reader, segment.series, known_series(segment), warn_);
     const bus::SegmentHeader& header = segment.reader->header();
     if (state.began_ns == 0) {
       state.began_ns = segment.reader->opened_ns_here();
@@ -431,12 +441,23 @@ void BusReader::add_to_retired(const Identity& who, const std::string& segment,
       continue;
     }
     const auto [at, fresh] = retired.values.emplace(key, value);
+    if (fresh) series_.add_retired(lines_of(value));
     if (fresh || add_value(at->second, value)) continue;
     warn_(key.first + ": its meaning changed with segment " + segment +
           "; the family starts again from it");
     at->second = value;
   }
-  for (const auto& [name, counts] : streams) retired.streams[name].add(counts);
+  for (const auto& [name, counts] : streams)
+    retired.streams[stream_label(retired, name)].add(counts);
+}
+
+// Series that need no room in the budget, because they are shown already. Those of the dead first.
+KnownSeries BusReader::known_series(const LiveSegment& segment) const {
+  KnownSeries known;
+  if (const auto at = identities_.find(segment.who); at != identities_.end())
+    known.push_back(&at->second.retired.values);
+  if (segment.floor) known.push_back(&segment.floor->totals);
+  return known;
 }
 
 // What may be different at the next look is no property of the segment; anything else is for good.

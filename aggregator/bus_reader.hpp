@@ -107,9 +107,10 @@ class BusReader {
 
   // After a pass, and after whoever was fed by it has applied what it got: has the ledger written
   // if it is time. `sections` are counters that only samples tell, asked for here so that they and
-  // the positions in the ledger are of one moment.
+  // the positions in the ledger are of one moment. Before an answer it is written whenever anything
+  // changed, and waited for: no counter that somebody saw is lower after a restart.
   using Sections = std::function<Ledger::Sections()>;
-  void keep_ledger(double now_s, const Sections& sections = {});
+  void keep_ledger(double now_s, const Sections& sections = {}, bool is_for_answer = false);
   // As they were given to the last owner's ledger; empty without one.
   Ledger::Sections sections_at_start() const;
   // Writes the ledger a last time, and removes what it lets go. Waits for the disk.
@@ -131,6 +132,10 @@ class BusReader {
   void bury_quarantined(const std::set<std::string>& names, double now_s);
   static LedgerIncarnation incarnation_of(const LiveSegment& segment);
   std::shared_ptr<LedgerImage> make_image(const Sections& sections);
+  std::string saved_books() const;
+  void restore_books_untrusted(const std::string& bytes);
+  KnownSeries known_series(const LiveSegment& segment) const;
+  void count_retired_series();
   void tidy_identities(double now_s);
   void settle_buckets();
   void settle_buckets_of(const Identity& who);

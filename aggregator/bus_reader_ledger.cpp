@@ -7,9 +7,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <exception>
 #include <rankbus/aggregator/bus_reader.hpp>
+#include <rankbus/aggregator/ledger_archive.hpp>
 #include <rankbus/bus/clock.hpp>
 #include <rankbus/bus/directory.hpp>
+#include <sstream>
 
 namespace rankbus {
 namespace {
@@ -24,14 +27,28 @@ double realtime_s() {
   return static_cast<double>(bus::clock_ns(CLOCK_REALTIME)) * 1e-9;
 }
 
-// Which buckets stand where an engine's processes disagreed.
-constexpr const char* kBucketSection = "buckets";
-
+// Grows with everything that is told of a stream while it is read.
 std::uint64_t all_records(const SegmentReader& reader) {
   std::uint64_t records = 0;
-  for (const StreamState& stream : reader.streams()) records += stream.position;
+  for (const StreamState& stream : reader.streams())
+    records += stream.position + stream.lost_lapped + stream.verified + stream.skipped;
   return records;
 }
+
+// How many records a segment claims that contradicts itself is not believed beyond those that it
+// has room for.
+std::uint64_t unread_samples(const StreamState& stream) {
+  const std::uint64_t next = std::max(stream.position, stream.seen_before);
+  const std::uint64_t unread = stream.published > next ? stream.published - next : 0;
+  return std::min<std::uint64_t>(unread, stream.schema.capacity);
+}
+
+// Of this reader itself, in its own section of the ledger.
+constexpr const char* kBooksSection = "bus";
+constexpr std::uint32_t kBooksFormat = 1;
+
+// Which buckets stand where an engine's processes disagreed.
+constexpr const char* kBucketSection = "buckets";
 
 void drop_gauges(FieldValues& values) {
   std::erase_if(values, [](const auto& each) { return each.second.kind == bus::Kind::gauge; });
@@ -61,8 +78,10 @@ FieldValues totals_of(const LiveSegment& segment) {
 
 Streams counts_of(const LiveSegment& segment) {
   Streams counts;
-  for (const StreamState& stream : segment.reader->streams())
-    counts.emplace_back(stream.schema.name, counts_of(stream));
+  for (const StreamState& stream : segment.reader->streams()) {
+    StreamCounts& each = counts.emplace_back(stream.schema.name, counts_of(stream)).second;
+    if (!segment.quarantine.empty()) each.lost_quarantined += unread_samples(stream);
+  }
   if (!segment.floor) return counts;
   const Streams& floor = segment.floor->streams;
   for (std::size_t s = 0; s < counts.size() && s < floor.size(); ++s) {
@@ -93,13 +112,50 @@ void BusReader::start_from_ledger() {
     if (is_run_id(who.server_label)) separate_runs_.insert(who.server_label);
   }
   unread_ = image->incarnations;
-  if (const auto saved = image->sections.find(kBucketSection); saved != image->sections.end())
-    buckets_.restore_untrusted(saved->second);
   for (const auto& [segment, incarnation] : image->incarnations) {
     IdentityState& state = identities_[incarnation->who];
     if (incarnation->quarantine.empty()) state.last_alive_s = std::max(state.last_alive_s, ended_s);
     touched_.insert(incarnation->who);
     if (state.began_ns == 0) state.began_ns = 1;
+  }
+  if (const auto saved = image->sections.find(kBucketSection); saved != image->sections.end())
+    buckets_.restore_untrusted(saved->second);
+  const auto books = image->sections.find(kBooksSection);
+  if (books != image->sections.end()) restore_books_untrusted(books->second);
+  count_retired_series();
+}
+
+void BusReader::count_retired_series() {
+  std::uint64_t series = 0;
+  for (const auto* identities : {&identities_, &past_}) {
+    for (const auto& [who, state] : *identities) series += lines_of(state.retired.values);
+  }
+  series_.set_retired(series);
+}
+
+std::string BusReader::saved_books() const {
+  std::ostringstream stream(std::ios::binary);
+  cereal::PortableBinaryOutputArchive archive(stream);
+  archive(kBooksFormat, retired_segments_, removed_unread_, vanished_);
+  return stream.str();
+}
+
+// Books of another format, or of nobody, begin anew.
+void BusReader::restore_books_untrusted(const std::string& bytes) {
+  try {
+    ledger::BytesBuffer buffer(bytes);
+    std::istream stream(&buffer);
+    cereal::PortableBinaryInputArchive archive(stream);
+    std::uint32_t format = 0;
+    std::uint64_t retired = 0, removed = 0, vanished = 0;
+    archive(format);
+    if (format != kBooksFormat) return;
+    archive(retired, removed, vanished);
+    retired_segments_ = retired;
+    removed_unread_ = removed;
+    vanished_ = vanished;
+  } catch (const std::exception&) {
+    return;
   }
 }
 
@@ -119,7 +175,8 @@ void BusReader::resume(LiveSegment& segment) {
     if (segment.floor && s < segment.floor->streams.size() &&
         segment.floor->streams[s].first == streams[s].schema.name) {
       const StreamCounts& counts = segment.floor->streams[s].second;
-      progress = {counts.records, counts.lost_lapped, counts.verified, counts.skipped};
+      progress = {counts.records,  counts.lost_lapped, counts.lost_quarantined,
+                  counts.verified, counts.skipped,     counts.mismatches};
     }
     segment.reader->resume(s, progress);
   }
@@ -147,6 +204,7 @@ void BusReader::check_floor(LiveSegment& segment) {
     is_reached = is_reached && streams[s].position >= before;
   }
   if (!segment.quarantine.empty()) {
+    ++changes_;
     warn_("segment " + segment.reader->name() + " contradicts the ledger: " + segment.quarantine +
           ". Its totals stay as they were, it is read no more; `rankbus release` has it read "
           "again. Counted in rankbus_quarantined");
@@ -215,7 +273,10 @@ void BusReader::release_quarantined() {
         live != live_.end() ? incarnation_of(live->second) : *unread_.at(name));
     left->quarantine.clear();
     unread_[name] = std::move(left);
-    if (live != live_.end()) live_.erase(live);
+    if (live != live_.end()) {
+      series_.close(live->second.series);
+      live_.erase(live);
+    }
     rejected_.erase(name);
     ++changes_;
     warn_("segment " + name + " is read again, as was asked");
@@ -227,7 +288,10 @@ void BusReader::bury_quarantined(const std::set<std::string>& names, double now_
   for (auto at = live_.begin(); at != live_.end();) {
     const bool is_over =
         !at->second.quarantine.empty() && at->second.writer_is_gone && names.count(at->first) == 0;
-    if (is_over) retire(at->second, now_s);
+    if (is_over) {
+      retire(at->second, now_s);
+      series_.close(at->second.series);
+    }
     at = is_over ? live_.erase(at) : std::next(at);
   }
 }
@@ -274,15 +338,19 @@ std::shared_ptr<LedgerImage> BusReader::make_image(const Sections& sections) {
   if (sections) image->sections = sections();
   if (std::string saved = buckets_.saved(); !saved.empty())
     image->sections[kBucketSection] = std::move(saved);
+  image->sections[kBooksSection] = saved_books();
   return image;
 }
 
-void BusReader::keep_ledger(double now_s, const Sections& sections) {
+void BusReader::keep_ledger(double now_s, const Sections& sections, bool is_for_answer) {
   if (!ledger_ || !removes_names()) return;
   for (const std::string& name : ledger_->removable()) remove(name);
-  if (!ledger_->wants_image(now_s, unsaved_)) return;
+  const bool is_wanted = is_for_answer ? ledger_->wants_image_for_answer(now_s, unsaved_)
+                                       : ledger_->wants_image(now_s, unsaved_);
+  if (!is_wanted) return;
   unsaved_ = false;
   ledger_->save(make_image(sections), now_s);
+  if (is_for_answer) ledger_->settle();
 }
 
 // A second image lets the names go of those who died last.

@@ -19,6 +19,12 @@ void set_label(Labels& labels, const std::string& name, const std::string& value
   labels.insert(at, {name, value});
 }
 
+Labels base_labels(const FieldSchema& field) {
+  Labels labels;
+  if (!field.fixed_label.empty()) set_label(labels, field.fixed_label, field.fixed_value);
+  return labels;
+}
+
 class Extractor {
  public:
   Extractor(const SegmentReader& reader, const StreamState& stream, FieldValues& out)
@@ -36,42 +42,29 @@ class Extractor {
       } else if (plan.by_labels == 0) {
         add(field, plan, base_labels(field), 0);
       } else {
-        add_rows(field, plan, adds_series_by_row(stream_.schema, f));
+        add_rows(f, adds_series_by_row(stream_.schema, f));
       }
     }
   }
 
  private:
-  static Labels base_labels(const FieldSchema& field) {
-    Labels labels;
-    if (!field.fixed_label.empty()) set_label(labels, field.fixed_label, field.fixed_value);
-    return labels;
-  }
-
   const Word* row_of(const bus::FieldPlan& plan, std::uint32_t row) const {
     return stream_.totals.data() + plan.totals_offset + std::size_t{row} * plan.row_words;
   }
 
   // Rows are tuples of all labels of the stream; a field shows those that it names, so that several
   // rows may add up to one series.
-  void add_rows(const FieldSchema& field, const bus::FieldPlan& plan, bool is_bounded) {
-    const bus::StreamPlan& stream = stream_.schema.plan;
+  void add_rows(std::size_t index, bool is_bounded) {
+    const FieldSchema& field = stream_.schema.fields[index];
+    const bus::FieldPlan& plan = stream_.schema.plan.fields[index];
     const auto used = static_cast<std::uint32_t>(stream_.totals[bus::kBodyRowsUsed]);
     for (std::uint32_t row = 0; row < used; ++row) {
       const Word* total = row_of(plan, row);
       const bool empty =
           std::all_of(total, total + plan.row_words, [](Word word) { return word == 0; });
       if (row == 0 && empty) continue;  // Nothing went to `other`.
-      const bool is_other = row == 0 || (is_bounded && row >= stream_.rows_shown);
-      const std::uint64_t key = is_other ? 0 : stream_.totals[bus::kBodyHeadWords + row];
-      Labels labels = base_labels(field);
-      for (std::uint32_t position = 0; position < stream.label_count; ++position) {
-        if ((plan.by_labels >> position & 1) == 0) continue;
-        const FieldSchema& label = stream_.schema.fields[stream.label_fields[position]];
-        set_label(labels, label.metric,
-                  label_text(reader_, label, key >> (16 * position) & 0xffff));
-      }
-      add(field, plan, labels, row);
+      const bool is_other = is_bounded && !stream_.shows_row(row);
+      add(field, plan, labels_of_row(reader_, stream_, index, is_other ? 0 : row), row);
     }
     add_enumeration(field, plan);
   }
@@ -202,6 +195,19 @@ double exposed_scale(bus::Unit unit) {
 }
 
 }  // namespace
+
+Labels labels_of_row(const SegmentReader& reader, const StreamState& stream, std::size_t field,
+                     std::uint32_t row) {
+  const bus::StreamPlan& plan = stream.schema.plan;
+  const std::uint64_t key = row == 0 ? 0 : stream.totals[bus::kBodyHeadWords + row];
+  Labels labels = base_labels(stream.schema.fields[field]);
+  for (std::uint32_t position = 0; position < plan.label_count; ++position) {
+    if ((plan.fields[field].by_labels >> position & 1) == 0) continue;
+    const FieldSchema& label = stream.schema.fields[plan.label_fields[position]];
+    set_label(labels, label.metric, label_text(reader, label, key >> (16 * position) & 0xffff));
+  }
+  return labels;
+}
 
 std::string label_text(const SegmentReader& reader, const FieldSchema& label, std::uint64_t value) {
   if (value == 0) return "other";

@@ -41,6 +41,10 @@ FieldValues extract_values(const SegmentReader& reader);
 // The same of one of its streams.
 FieldValues extract_values(const SegmentReader& reader, const StreamState& stream);
 
+// The labels of a field in that row of its stream's labels.
+Labels labels_of_row(const SegmentReader& reader, const StreamState& stream, std::size_t field,
+                     std::uint32_t row);
+
 // Text of a label field's value; `other` if it has none.
 std::string label_text(const SegmentReader& reader, const FieldSchema& label, std::uint64_t value);
 

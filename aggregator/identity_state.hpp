@@ -12,6 +12,7 @@ namespace rankbus {
 struct StreamCounts {
   std::uint64_t records = 0;
   std::uint64_t lost_lapped = 0;
+  std::uint64_t lost_quarantined = 0;
   std::uint64_t abandoned = 0;
   std::uint64_t verified = 0;
   std::uint64_t skipped = 0;
@@ -30,6 +31,9 @@ struct Retired {
   std::map<std::string, StreamCounts> streams;
   std::uint64_t incarnations = 0;
 };
+// Under which name a stream of an identity is told; an identity that invents stream names in every
+// life has `other` for those beyond a bound.
+const std::string& stream_label(const Retired& retired, const std::string& stream);
 
 struct IdentityState {
   Retired retired;

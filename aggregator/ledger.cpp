@@ -4,6 +4,12 @@
 #include <rankbus/bus/clock.hpp>
 
 namespace rankbus {
+namespace {
+
+// A scrape may take seconds, but a disk that hangs must not keep it from being answered.
+constexpr double kWaitForDisk_s = 1.0;
+
+}  // namespace
 
 Result<std::unique_ptr<Ledger>> Ledger::open(const LedgerOptions& options,
                                              const std::string& bus_directory, Warn warn) {
@@ -56,6 +62,18 @@ bool Ledger::wants_image(double now_s, bool anything_changed) {
     return anything_changed || has_pending() || in_trouble_;
   // A disk that fails is not asked at every pass.
   return has_pending() && !in_trouble_;
+}
+
+bool Ledger::wants_image_for_answer(double now_s, bool anything_changed) {
+  settle();
+  if (wants_image(now_s, anything_changed)) return true;
+  return anything_changed && !in_trouble_ && store_->is_idle();
+}
+
+void Ledger::settle() {
+  // Only writing moves it on, so it names what is being written.
+  const std::uint64_t next = store_->next_generation();
+  if (too_slow_ != next && !store_->wait_for(kWaitForDisk_s)) too_slow_ = next;
 }
 
 void Ledger::save(std::shared_ptr<LedgerImage> image, double now_s) {

@@ -1,7 +1,8 @@
 // aggregator/ledger.hpp: what makes counts outlive everybody who counted.
 //
 // The bus reader tells it who was retired and hands it one image a second; it says which names may
-// go. The reading thread never waits for the disk, but at its end.
+// go. The reading thread waits for the disk at its end, and, for a bounded time, before it answers
+// somebody: what was shown must be what a successor would find.
 #pragma once
 
 #include <cstdint>
@@ -50,6 +51,11 @@ class Ledger {
 
   // Whether an image should be made in this pass. Not while one is being written.
   bool wants_image(double now_s, bool anything_changed);
+  // The same, for a pass that answers somebody: waits for the one that is being written. A disk
+  // that fails, or is too slow, costs no further answer anything.
+  bool wants_image_for_answer(double now_s, bool anything_changed);
+  // Waits until that image is written, or has taken too long.
+  void settle();
   // Fills in what the ledger itself knows, and has the image written.
   void save(std::shared_ptr<LedgerImage> image, double now_s);
   // Waits for what is being written.
@@ -70,6 +76,7 @@ class Ledger {
   std::map<std::string, std::uint64_t> retired_;
   double saved_s_ = -1e9;
   bool in_trouble_ = false;
+  std::uint64_t too_slow_ = 0;  // The generation that an answer waited for in vain.
 };
 
 }  // namespace rankbus

@@ -55,6 +55,7 @@ void BusReader::tidy_identities(double now_s) {
       engine.dead.emplace_back(state.last_alive_s, who);
     }
   }
+  const std::uint64_t changes_before = changes_;
   for (auto& [total, engine] : engines) {
     if (engine.dead.size() <= options.most_dead_per_engine) continue;
     std::sort(engine.dead.begin(), engine.dead.end());
@@ -88,6 +89,7 @@ void BusReader::tidy_identities(double now_s) {
     for (const auto& [who, state] : *known) forgotten.erase(who.whole_engine());
   }
   for (const Identity& engine : forgotten) buckets_.forget(engine);
+  if (changes_ != changes_before) count_retired_series();
 }
 
 // An engine that comes back continues its counts.

@@ -82,11 +82,27 @@ struct Kept {
   std::vector<std::pair<std::string, std::string>> sections;
 };
 
+// Ledgers of earlier formats are read, so that no count begins again with an upgrade.
+struct InputArchive : cereal::PortableBinaryInputArchive {
+  InputArchive(std::istream& stream, std::uint32_t of_format)
+      : cereal::PortableBinaryInputArchive(stream), format(of_format) {}
+  std::uint32_t format;
+};
+std::uint32_t format_of(const InputArchive& archive) {
+  return archive.format;
+}
+std::uint32_t format_of(const cereal::PortableBinaryOutputArchive&) {
+  return kLedgerFormat;
+}
+
 // What is stored of each type; see ledger_archive.hpp.
 template <class Archive>
 void fields(Archive& archive, StreamCounts& counts) {
-  archive(counts.records, counts.lost_lapped, counts.abandoned, counts.verified, counts.skipped,
-          counts.mismatches, counts.invalid, counts.negative, counts.label_overflow);
+  archive(counts.records, counts.lost_lapped);
+  // Format 1 did not tell these apart from what was never read.
+  if (format_of(archive) >= 2) archive(counts.lost_quarantined);
+  archive(counts.abandoned, counts.verified, counts.skipped, counts.mismatches, counts.invalid,
+          counts.negative, counts.label_overflow);
 }
 
 template <class Archive>
@@ -359,9 +375,9 @@ Result<LedgerImage> parse_untrusted_ledger(std::string_view bytes) {
   if (bytes.size() < kHeadBytes || std::memcmp(bytes.data(), kMagic, sizeof kMagic) != 0)
     return Error{"no ledger of rankbus"};
   const auto format = number_at<std::uint32_t>(bytes, 8);
-  if (format != kLedgerFormat) {
+  if (format < 1 || format > kLedgerFormat) {
     return Error{"format " + std::to_string(format) + ", this build reads " +
-                 std::to_string(kLedgerFormat)};
+                 std::to_string(kLedgerFormat) + " and those before it"};
   }
   if (number_at<std::uint32_t>(bytes, 12) != 0) return Error{"its spare bytes are not 0"};
   const std::string_view payload = bytes.substr(kHeadBytes);
@@ -373,7 +389,7 @@ Result<LedgerImage> parse_untrusted_ledger(std::string_view bytes) {
   try {
     ledger::BytesBuffer buffer(payload);
     std::istream stream(&buffer);
-    cereal::PortableBinaryInputArchive archive(stream);
+    InputArchive archive(stream, format);
     Kept kept;
     fields(archive, kept);
     return image_untrusted(kept);

@@ -29,8 +29,8 @@ namespace rankbus {
 // A larger file is nobody's ledger: a thousand identities of the built-in records need a tenth.
 inline constexpr std::uint64_t kMaxLedgerBytes = std::uint64_t{1} << 30;
 
-// What stops a reader of this format: raised with every change of the payload.
-inline constexpr std::uint32_t kLedgerFormat = 1;
+// Raised with every change of the payload; images of all formats before it are read.
+inline constexpr std::uint32_t kLedgerFormat = 2;
 
 // An incarnation that is not folded into its identity: it lives, or it is quarantined.
 struct LedgerIncarnation {

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <rankbus/aggregator/ledger_store.hpp>
 #include <rankbus/bus/directory.hpp>
@@ -146,6 +147,12 @@ void LedgerStore::write(std::shared_ptr<const LedgerImage> image) {
 void LedgerStore::wait() const {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return waiting_ == nullptr; });
+}
+
+bool LedgerStore::wait_for(double limit_s) const {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_for(lock, std::chrono::duration<double>(limit_s),
+                           [&] { return waiting_ == nullptr; });
 }
 
 LedgerStatus LedgerStore::status() const {

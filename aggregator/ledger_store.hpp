@@ -54,6 +54,8 @@ class LedgerStore {
   void write(std::shared_ptr<const LedgerImage> image);
   // Waits until it is written, or could not be.
   void wait() const;
+  // The same, but not longer than that; false if it is still being written.
+  bool wait_for(double limit_s) const;
   LedgerStatus status() const;
 
  private:

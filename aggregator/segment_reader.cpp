@@ -6,6 +6,7 @@
 #include <rankbus/aggregator/boot_id.hpp>
 #include <rankbus/aggregator/segment_reader.hpp>
 #include <rankbus/bus/clock.hpp>
+#include <rankbus/bus/segment.hpp>
 #include <utility>
 
 namespace rankbus {
@@ -79,6 +80,21 @@ std::uint64_t SegmentReader::next_serial() {
   return next.fetch_add(1);
 }
 
+// A name ends with the incarnation that made the file. A copy of a segment, or one under another's
+// name, would be counted beside the first, or go on where the other was read.
+namespace {
+
+std::string misnamed(const std::string& name, const bus::SegmentHeader& header) {
+  char made[33];
+  bus::write_hex(header.incarnation, sizeof header.incarnation, made);
+  if (name.size() >= 32 && name.compare(name.size() - 32, 32, made) == 0) return {};
+  return "it was made as incarnation " + std::string(made) +
+         ", expected the one in its name: it was renamed or copied, and might count twice. Give "
+         "it back its name, or remove it";
+}
+
+}  // namespace
+
 Result<std::unique_ptr<SegmentReader>> SegmentReader::open_untrusted(
     int directory, const std::string& name, ByteAccess access, const bus::AllowedOwners& allowed) {
   auto bytes = SegmentBytes::open_untrusted(directory, name, access, allowed);
@@ -92,6 +108,7 @@ Result<std::unique_ptr<SegmentReader>> SegmentReader::open_untrusted(
   auto header = check_untrusted_header(copy, reader->file_bytes());
   if (!header) return Error{header.error()};
   reader->header_ = header.value();
+  if (std::string why = misnamed(name, reader->header_); !why.empty()) return Error{why};
   std::vector<unsigned char> schema(copy.schema_bytes);
   if (!reader->bytes_->copy_untrusted(copy.schema_offset, schema.data(), schema.size()))
     return Error{cut};
@@ -171,18 +188,20 @@ void SegmentReader::begin_streams() {
 
 void SegmentReader::resume(std::size_t index, const StreamProgress& progress) {
   StreamState& stream = streams_[index];
-  stream.seen_before = progress.next_record;
+  stream.seen_before = progress.next_record + progress.lost_quarantined;
   stream.lost_lapped = progress.lost_lapped;
+  stream.lost_quarantined = progress.lost_quarantined;
   stream.verified = progress.verified;
   stream.skipped = progress.skipped;
-  if (progress.next_record >= stream.first_position) return;
+  stream.mismatches = progress.mismatches;
+  if (stream.seen_before >= stream.first_position) return;
   const Word published = load_published(index);
   const std::uint64_t capacity = stream.schema.capacity;
   const std::uint64_t oldest = published > capacity ? published - capacity : 0;
-  const std::uint64_t from =
-      std::min(stream.first_position, std::max(progress.next_record, oldest));
-  stream.lost_lapped += from - progress.next_record;
-  stream.history_from = std::min(stream.history_from, from);
+  // What of these is overwritten by the time that they are shown is counted then.
+  stream.history_from = std::min(stream.history_from, std::max(stream.seen_before, oldest));
+  if (stream.history_from > stream.seen_before)
+    stream.lost_lapped += stream.history_from - stream.seen_before;
 }
 
 // Of a stream that is skipped, nothing ever was.
@@ -299,7 +318,7 @@ bool SegmentReader::restart_from_checkpoint(StreamState& stream, std::uint64_t p
     const std::uint64_t half = stream.schema.capacity / 2;
     const std::uint64_t newest_half = published > half ? published - half : 0;
     const std::uint64_t resume = std::max(newest_half, stream.position + (published > 0 ? 1 : 0));
-    stream.lost_lapped += resume - stream.position;
+    count_lost(stream, stream.position, resume);
     stream.position = resume;
     return true;
   }
@@ -319,10 +338,17 @@ bool SegmentReader::restart_from_checkpoint(StreamState& stream, std::uint64_t p
     const std::uint64_t before = stream.position;
     if (!take_checkpoint(stream, newest, bodies[newest])) return false;
     if (stream.position > before) ++stream.skipped;
-    stream.lost_lapped += stream.position - before;
+    count_lost(stream, before, stream.position);
     return true;
   }
   return false;
+}
+
+// Samples that were counted before this reader came are not lost to it when it is lapped before it
+// has passed them.
+void SegmentReader::count_lost(StreamState& stream, std::uint64_t from, std::uint64_t to) {
+  const std::uint64_t first = std::max(from, stream.seen_before);
+  if (to > first) stream.lost_lapped += to - first;
 }
 
 // The record count of the first checkpoint that lies ahead, up to `published`; all ones if none
@@ -587,8 +613,6 @@ void SegmentReader::look_for_abandoned(StreamState& stream) {
 bool SegmentReader::read_stream(std::size_t index, bool writer_is_dead, const SampleSink& sink) {
   StreamState& stream = streams_[index];
   if (stream.schema.is_skipped) return true;
-  if (stream.history_from < stream.first_position) show_history(stream, writer_is_dead, sink);
-  if (!error_.empty()) return true;
   const bool pending = stream.position < stream.published;
   if ((pending || writer_is_dead) && !follow(index, writer_is_dead, sink)) return false;
   if (writer_is_dead && error_.empty() && stream.position == stream.published)
@@ -602,6 +626,11 @@ bool SegmentReader::poll(bool writer_is_dead, const SampleSink& sink, std::uint6
   if ((!is_behind_ || writer_is_dead) && !load_targets(writer_is_dead)) return false;
   deadline_ns_ = deadline_ns;
   is_behind_ = false;
+  // Whatever the deadline is: who keeps count of samples takes `position` for where they end.
+  for (StreamState& stream : streams_) {
+    if (error_.empty() && stream.history_from < stream.first_position)
+      show_history(stream, writer_is_dead, sink);
+  }
   bool any = false;
   const std::size_t count = streams_.size();
   for (std::size_t done = 0; done < count && error_.empty(); ++done) {
@@ -630,6 +659,11 @@ void SegmentReader::hide_field(std::size_t stream, std::size_t field) {
   ++hidden_fields_;
 }
 
+void SegmentReader::judge_row(std::size_t stream, bool is_shown) {
+  streams_[stream].rows_are_judged = true;
+  streams_[stream].rows_shown.push_back(is_shown);
+}
+
 std::vector<std::string> SegmentReader::unknown_to_this_build() const {
   std::vector<std::string> all;
   const bool is_larger = header_.header_bytes > sizeof(bus::SegmentHeader) ||
@@ -653,7 +687,7 @@ std::uint64_t SegmentReader::hidden_rows() const {
   std::uint64_t hidden = 0;
   for (const StreamState& stream : streams_) {
     const std::uint64_t used = stream.totals.empty() ? 0 : stream.totals[bus::kBodyRowsUsed];
-    if (used > stream.rows_shown) hidden += used - stream.rows_shown;
+    for (std::uint32_t row = 1; row < used; ++row) hidden += stream.shows_row(row) ? 0 : 1;
   }
   return hidden;
 }

@@ -59,13 +59,18 @@ using SampleSink = std::function<void(const Sample&)>;
 
 struct StreamState {
   StreamSchema schema;
-  std::vector<bus::Word> totals;   // A body, as of `position`; empty if samples only.
-  std::uint32_t rows_shown = ~0u;  // Rows of labels from this one on are shown as `other`.
-  std::uint64_t position = 0;      // The next record to read.
-  std::uint64_t published = 0;     // As last seen.
+  std::vector<bus::Word> totals;  // A body, as of `position`; empty if samples only.
+  // Which rows of labels are shown under their own texts; rows that nobody judged yet, if anybody
+  // does, are not.
+  std::vector<bool> rows_shown;
+  bool rows_are_judged = false;
+  std::uint64_t position = 0;   // The next record to read.
+  std::uint64_t published = 0;  // As last seen.
   std::uint64_t first_position =
       0;  // Where reading began; samples before it were never this reader's.
-  std::uint64_t seen_before = 0;   // Samples below it were counted before, or by nobody.
+  std::uint64_t seen_before = 0;  // Samples below it were counted before, or by nobody.
+  // Of these, told as lost when the segment was quarantined.
+  std::uint64_t lost_quarantined = 0;
   std::uint64_t history_from = 0;  // Samples from here to `first_position` are yet to be shown.
   std::uint64_t lost_lapped = 0;   // Samples overwritten before they were read.
   std::uint64_t abandoned = 0;     // Records that the writer died in; 0 or 1.
@@ -73,6 +78,9 @@ struct StreamState {
   std::uint64_t skipped = 0;       // Checkpoints passed without comparing, after a loss.
   std::uint64_t mismatches = 0;    // Checkpoints that disagreed. Must be 0.
   std::array<std::uint64_t, 2> checkpoint_seen = {};  // Their record counts, once dealt with.
+  bool shows_row(std::uint32_t row) const {
+    return !rows_are_judged || (row < rows_shown.size() && rows_shown[row]);
+  }
   std::string info;              // Newest whole text of its info field; empty: none was seen.
   std::string info_parts;        // Of one that is not whole yet ...
   std::uint64_t info_next = 0;   // ... the part that must come next.
@@ -83,8 +91,10 @@ struct StreamState {
 struct StreamProgress {
   std::uint64_t next_record = 0;
   std::uint64_t lost_lapped = 0;
+  std::uint64_t lost_quarantined = 0;  // From `next_record` on: told as lost, so they stay so.
   std::uint64_t verified = 0;
   std::uint64_t skipped = 0;
+  std::uint64_t mismatches = 0;
 };
 
 class SegmentReader {
@@ -142,8 +152,9 @@ class SegmentReader {
   std::uint64_t hidden_fields() const { return hidden_fields_; }
   // What a newer writer says that this build does not know, in sentences without an end.
   std::vector<std::string> unknown_to_this_build() const;
-  // Shows so many rows of the stream's labels under their own texts, the others as `other`.
-  void show_rows(std::size_t stream, std::uint32_t rows) { streams_[stream].rows_shown = rows; }
+  // Whether the stream's next row of labels is shown under its own texts, or as `other`, from now
+  // on and for good. Rows that were not judged are hidden once one was.
+  void judge_row(std::size_t stream, bool is_shown);
   // Rows that are shown as `other`.
   std::uint64_t hidden_rows() const;
 
@@ -189,6 +200,7 @@ class SegmentReader {
   bool take_checkpoint(StreamState& stream, int which, std::vector<bus::Word>& body);
   void show_history(StreamState& stream, bool writer_is_dead, const SampleSink& sink);
   static void take_info(StreamState& stream, const Sample& sample);
+  static void count_lost(StreamState& stream, std::uint64_t from, std::uint64_t to);
   bool lies_ahead(const StreamState& stream, std::uint64_t published, bool writer_is_dead);
   bool is_published(const StreamState& stream, std::uint64_t records);
   bool restart_from_checkpoint(StreamState& stream, std::uint64_t published);

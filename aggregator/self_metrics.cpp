@@ -153,6 +153,10 @@ void add_streams(const Identity& who, const std::map<std::string, StreamCounts>&
       out.counter("rankbus_samples_lost_total", kLostHelp, joined(labels, {{"cause", "abandoned"}}),
                   who, counts.abandoned);
     }
+    if (counts.lost_quarantined > 0) {
+      out.counter("rankbus_samples_lost_total", kLostHelp,
+                  joined(labels, {{"cause", "quarantined"}}), who, counts.lost_quarantined);
+    }
     if (counts.invalid > 0) {
       out.counter("rankbus_invalid_values_total",
                   "Values that were NaN or infinite, not counted elsewhere", labels, who,
@@ -182,15 +186,13 @@ void add_streams(const Identity& who, const std::map<std::string, StreamCounts>&
               all.mismatches);
 }
 
-// How many records a segment claims is not believed beyond those that it has room for.
-void add_quarantined(const LiveSegment& segment, FamilyBuilder& out) {
+// Also of streams that lost nothing by it; what others lost is added to it by `add_streams`.
+void add_quarantined(const LiveSegment& segment, const Retired& retired, FamilyBuilder& out) {
   for (const StreamState& stream : segment.reader->streams()) {
-    const std::uint64_t unread =
-        stream.published > stream.position ? stream.published - stream.position : 0;
-    const Labels labels = joined(rank_labels(segment.who),
-                                 {{"cause", "quarantined"}, {"stream", stream.schema.name}});
-    out.counter("rankbus_samples_lost_total", kLostHelp, labels, segment.who,
-                std::min<std::uint64_t>(unread, stream.schema.capacity));
+    const Labels labels =
+        joined(rank_labels(segment.who),
+               {{"cause", "quarantined"}, {"stream", stream_label(retired, stream.schema.name)}});
+    out.counter("rankbus_samples_lost_total", kLostHelp, labels, segment.who, std::uint64_t{0});
   }
 }
 
@@ -208,13 +210,15 @@ void add_ledger(const BusReader& bus, double now_s, FamilyBuilder& out) {
               {}, kNobody, std::max(0.0, now_s - status.written_s));
   }
   out.counter("rankbus_ledger_write_failures_total",
-              "Images of the ledger that could not be written; segments of the dead stay until one "
-              "can",
+              "Images of the ledger that this aggregator could not write; segments of the dead "
+              "stay until it can",
               {}, kNobody, status.failures);
+  out.set_created(0);
   out.counter("rankbus_segments_vanished_total",
               "Segments that lived when the ledger was written, and were removed by others while "
               "no aggregator ran",
               {}, kNobody, bus.vanished());
+  out.set_created(process_start_s());
 }
 
 void add_process(const BusReader& bus, FamilyBuilder& out) {
@@ -247,6 +251,8 @@ void add_process(const BusReader& bus, FamilyBuilder& out) {
         "Segments that cannot be read for want of descriptors or memory; they are tried again", {},
         kNobody, bus.postponed());
   }
+  // These two the ledger carries on from whoever owned the bus before.
+  out.set_created(0);
   out.counter("rankbus_segments_retired_total",
               "Segments of dead producers that were read to their end", {}, kNobody,
               bus.retired_segments());
@@ -254,6 +260,7 @@ void add_process(const BusReader& bus, FamilyBuilder& out) {
               "Segments of dead producers that others removed to stay in the budget while no "
               "aggregator ran",
               {}, kNobody, bus.removed_unread());
+  out.set_created(process_start_s());
 }
 
 }  // namespace
@@ -281,8 +288,9 @@ void add_self_metrics(const BusReader& bus, const TickClock& clock, double now_s
     const bus::SegmentHeader& header = segment.reader->header();
     std::optional<double>
         newest_s;  // A virtual stamp says nothing of age; then, when it was noticed.
+    const Retired& retired = bus.identities().at(segment.who).retired;
     for (const auto& [stream, counts] : counts_of(segment))
-      streams[segment.who][stream].add(counts);
+      streams[segment.who][stream_label(retired, stream)].add(counts);
     for (const StreamState& stream : segment.reader->streams()) {
       if (header.clock_domain != 1 || stream.totals.empty() ||
           stream.totals[bus::kBodyLastStamp] == 0)
@@ -297,7 +305,7 @@ void add_self_metrics(const BusReader& bus, const TickClock& clock, double now_s
                 "1 for a segment that contradicts itself and is read no more",
                 joined(rank_labels(segment.who), {{"reason", segment.quarantine_kind()}}),
                 segment.who, std::uint64_t{1});
-      add_quarantined(segment, out);
+      add_quarantined(segment, retired, out);
     }
     if (segment.reader->hidden_rows() > 0) {
       out.gauge("rankbus_label_rows_over_budget",
@@ -320,7 +328,9 @@ void add_self_metrics(const BusReader& bus, const TickClock& clock, double now_s
     add_age(segment.who, newest_s.value_or(segment.active_s), now_s, out);
   }
   for (const auto& [name, left] : bus.unread()) {
-    for (const auto& [stream, counts] : left->streams) streams[left->who][stream].add(counts);
+    const Retired& retired = bus.identities().at(left->who).retired;
+    for (const auto& [stream, counts] : left->streams)
+      streams[left->who][stream_label(retired, stream)].add(counts);
     if (left->quarantine.empty()) continue;
     out.gauge("rankbus_quarantined", "1 for a segment that contradicts itself and is read no more",
               joined(rank_labels(left->who), {{"reason", "inconsistent"}}), left->who,

@@ -1,6 +1,8 @@
+#include <algorithm>
 #include <bit>
 #include <rankbus/aggregator/series_budget.hpp>
 #include <rankbus/bus/limits.hpp>
+#include <set>
 
 namespace rankbus {
 namespace {
@@ -34,6 +36,34 @@ std::uint64_t declared_series(const StreamSchema& stream, std::size_t f) {
   return lines_of(stream, f) * (label == nullptr ? 1 : 1 + label->domain.size());
 }
 
+// Series of the identity's dead that the segment does not declare, and so does not pay for.
+std::uint64_t series_of_the_dead(const SegmentReader& reader, const FieldValues& dead) {
+  std::set<std::string> declared;
+  for (const StreamState& stream : reader.streams()) {
+    for (std::size_t f = 0; f < stream.schema.fields.size(); ++f) {
+      if (is_exposed(stream.schema, f) && !adds_series_by_row(stream.schema, f))
+        declared.insert(stream.schema.fields[f].metric);
+    }
+  }
+  std::uint64_t series = 0;
+  for (const auto& [key, value] : dead) {
+    if (declared.count(key.first) == 0) series += lines_of(value);
+  }
+  return series;
+}
+
+// Fields of a row appear together, so the first one stands for all.
+bool is_known(const SegmentReader& reader, const StreamState& stream, std::uint32_t row,
+              const KnownSeries& known) {
+  for (std::size_t f = 0; f < stream.schema.fields.size(); ++f) {
+    if (!adds_series_by_row(stream.schema, f)) continue;
+    const FieldKey key{stream.schema.fields[f].metric, labels_of_row(reader, stream, f, row)};
+    return std::any_of(known.begin(), known.end(),
+                       [&](const FieldValues* values) { return values->count(key) != 0; });
+  }
+  return true;  // No field makes a series of it.
+}
+
 }  // namespace
 
 bool adds_series_by_row(const StreamSchema& stream, std::size_t f) {
@@ -41,9 +71,21 @@ bool adds_series_by_row(const StreamSchema& stream, std::size_t f) {
          only_enumeration(stream, f) == nullptr;
 }
 
-bool SeriesBudget::take(SeriesAccount& account, std::uint64_t series) {
+std::uint64_t lines_of(const FieldValue& value) {
+  return value.bounds ? value.bounds->size() + 3 : 1;
+}
+
+std::uint64_t lines_of(const FieldValues& values) {
+  std::uint64_t lines = 0;
+  for (const auto& [key, value] : values) lines += lines_of(value);
+  return lines;
+}
+
+bool SeriesBudget::take(SeriesAccount& account, std::uint64_t series,
+                        std::uint64_t most_of_identity) {
   if (account.used + series > bus::kMaxSeriesPerSegment ||
-      used_ + series > bus::kMaxSeriesPerNode) {
+      account.of_the_dead + account.used + series > most_of_identity ||
+      retired_ + used_ + series > bus::kMaxSeriesPerNode) {
     return false;
   }
   account.used += series;
@@ -52,14 +94,16 @@ bool SeriesBudget::take(SeriesAccount& account, std::uint64_t series) {
 }
 
 void SeriesBudget::open_untrusted(SegmentReader& reader, SeriesAccount& account,
+                                  const KnownSeries& known,
                                   const std::function<void(const std::string&)>& warn) {
+  if (!known.empty()) account.of_the_dead = series_of_the_dead(reader, *known.front());
   std::uint64_t hidden = 0;
   for (std::size_t s = 0; s < reader.streams().size(); ++s) {
     const StreamSchema& stream = reader.streams()[s].schema;
     std::uint64_t a_row = 0;
     for (std::size_t f = 0; f < stream.fields.size(); ++f) {
       if (!is_exposed(stream, f)) continue;
-      if (!take(account, declared_series(stream, f))) {
+      if (!take(account, declared_series(stream, f), kMaxSeriesPerIdentity)) {
         reader.hide_field(s, f);
         ++hidden;
       } else if (adds_series_by_row(stream, f)) {
@@ -68,25 +112,28 @@ void SeriesBudget::open_untrusted(SegmentReader& reader, SeriesAccount& account,
     }
     account.series_a_row.push_back(static_cast<std::uint32_t>(a_row));
     // Row 0 is `other`, and was counted.
-    reader.show_rows(s, 1);
+    reader.judge_row(s, true);
   }
-  show_rows(reader, account);
+  show_rows(reader, account, known);
   if (hidden == 0) return;
   warn("segment " + reader.name() + ": " + std::to_string(hidden) +
        " fields are not shown, because it declares more than " +
-       std::to_string(bus::kMaxSeriesPerSegment) + " series, or all of the bus more than " +
+       std::to_string(bus::kMaxSeriesPerSegment) + " series, its identity in all its lives " +
+       std::to_string(kMaxSeriesPerIdentity) + ", or all of the bus more than " +
        std::to_string(bus::kMaxSeriesPerNode) +
        ". Declare fewer, or fewer buckets. Counted in rankbus_refused_fields");
 }
 
-void SeriesBudget::show_rows(SegmentReader& reader, SeriesAccount& account) {
+void SeriesBudget::show_rows(SegmentReader& reader, SeriesAccount& account,
+                             const KnownSeries& known) {
   for (std::size_t s = 0; s < reader.streams().size(); ++s) {
     const StreamState& stream = reader.streams()[s];
     if (stream.totals.empty() || stream.schema.plan.label_rows == 0) continue;
     const auto used = static_cast<std::uint32_t>(stream.totals[bus::kBodyRowsUsed]);
-    std::uint32_t shown = stream.rows_shown;
-    while (shown < used && take(account, account.series_a_row[s])) ++shown;
-    reader.show_rows(s, shown);
+    for (auto row = static_cast<std::uint32_t>(stream.rows_shown.size()); row < used; ++row) {
+      reader.judge_row(s, is_known(reader, stream, row, known) ||
+                              take(account, account.series_a_row[s], kMaxRowSeriesPerIdentity));
+    }
   }
 }
 

@@ -175,6 +175,7 @@ void damage(const std::string& path) {
 // C-12
 TEST_F(LedgerTest, NewestImageDamagedAtAnyMoment_TheOlderOneLosesNothing) {
   Dice dice(test_seed() + 1);
+  watch_.leave_out_what_only_the_reader_knows();
   for (std::uint64_t round = 0; round < scaled(10); ++round) {
     auto aggregator = start();
     start_writer(0);

@@ -165,8 +165,8 @@ TEST(UntrustedLedger, OfAnotherProgramOrALaterFormat_IsRefusedWithThatReason) {
   std::string bytes = rankbus::encode_ledger(sample_image());
   EXPECT_NE(refusal(std::string(4096, 'x')).find("no ledger"), std::string::npos);
   EXPECT_NE(refusal("").find("no ledger"), std::string::npos);
-  bytes[8] = 2;
-  EXPECT_NE(refusal(bytes).find("format 2, this build reads 1"), std::string::npos)
+  bytes[8] = static_cast<char>(rankbus::kLedgerFormat + 1);
+  EXPECT_NE(refusal(bytes).find("format 3, this build reads 2"), std::string::npos)
       << refusal(bytes);
 }
 

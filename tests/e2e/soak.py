@@ -24,6 +24,9 @@ INCLUDE = os.environ.get("RANKBUS_INCLUDE", str(lib.ROOT / "build/release/includ
 MODEL = "soak"
 RANKS = 16
 PADDED = 5  # Tokens a record, see writer.cpp.
+LOOKS = 400  # About so many, unless records are few.
+LEAST_LOOKS = 16
+LEAST_BETWEEN_LOOKS = 2_000_000
 # What an aggregator says of itself begins with it.
 ITS_OWN = ("process_", "rankbus_http_", "rankbus_ledger_write_failures_total", "rankbus_alerts_suppressed_total")
 
@@ -125,8 +128,8 @@ def kill(aggregator):
         aggregator.kill()
 
 
-def soak(records, seed, least_looks, pause_s):
-    """Runs until so many records were written and there were so many looks. Returns a line that says what happened; raises AssertionError."""
+def soak(records, seed):
+    """Runs until so many records were written. Returns a line that says what happened; raises AssertionError."""
     dice = random.Random(seed)
     with contextlib.ExitStack() as stack:
         bus = stack.enter_context(lib.temporary_bus())
@@ -139,8 +142,13 @@ def soak(records, seed, least_looks, pause_s):
         stack.callback(lambda: [rank.kill() for rank in ranks])
         watch, looks = CounterWatch(), []
         made_by_dead = deaths = owners = 0
-        while (made := made_by_dead + sum(rank.made() for rank in ranks)) < records or len(looks) < least_looks:
-            time.sleep(pause_s * dice.random())
+
+        def made():
+            return made_by_dead + sum(rank.made() for rank in ranks)
+
+        while (before := made()) < records or len(looks) < LEAST_LOOKS:
+            target = before + dice.randrange(2 * max(records // LOOKS, LEAST_BETWEEN_LOOKS))
+            lib.wait_for(lambda: made() >= target, f"{target} records", alive=[aggregator])
             if dice.random() < 0.5:
                 index = dice.randrange(RANKS)
                 made_by_dead += ranks[index].kill()

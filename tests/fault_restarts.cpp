@@ -429,7 +429,18 @@ TEST_F(Budget, MoreDeadSegmentsThanTheLimit_AllAreReadAndReclaimed) {
   for (std::uint64_t copy = 1; copy < copies; ++copy) {
     char suffix[40];
     std::snprintf(suffix, sizeof suffix, ".%032llx", static_cast<unsigned long long>(copy));
-    std::filesystem::copy_file(original, folder_.bus() + "/other-0-none" + suffix);
+    const std::string path = folder_.bus() + "/other-0-none" + suffix;
+    std::filesystem::copy_file(original, path);
+    // Each is of an incarnation of its own, as its name says.
+    std::uint8_t incarnation[16] = {};
+    for (unsigned n = 8; n < 16; ++n) {
+      incarnation[n] = static_cast<std::uint8_t>(copy >> (8 * (15 - n)) & 0xff);
+    }
+    const int file = open(path.c_str(), O_WRONLY | O_CLOEXEC);
+    ASSERT_EQ(pwrite(file, incarnation, sizeof incarnation,
+                     offsetof(rankbus::bus::SegmentHeader, incarnation)),
+              static_cast<ssize_t>(sizeof incarnation));
+    close(file);
   }
   rlimit limit{};
   getrlimit(RLIMIT_NOFILE, &limit);

@@ -4,81 +4,17 @@
 // Method: take a good segment's bytes, break one thing at a time, and say which sentence must come;
 //         then break seeded random things, where only survival and an end are asked for.
 // Replay: RANKBUS_TEST_SEED=<printed> untrusted_segment [--gtest_filter=...]
-#include "bus_fixture.hpp"
+#include "segment_image.hpp"
 
 namespace bus_test {
 namespace {
 
 using rankbus::Producer;
 using rankbus::SegmentReader;
-using rankbus::bus::FieldDescriptor;
 using rankbus::bus::SegmentHeader;
 using rankbus::bus::StreamDescriptor;
 
 constexpr std::uint64_t kRecords = 777;
-
-// The bytes of a segment, to be changed and put back under a new name.
-class Image {
- public:
-  explicit Image(std::vector<unsigned char> bytes) : bytes_(std::move(bytes)) {}
-
-  SegmentHeader& header() { return at<SegmentHeader>(0); }
-  StreamDescriptor& stream(std::uint32_t index) {
-    return at<StreamDescriptor>(header().schema_offset +
-                                std::uint64_t{index} * header().stream_descriptor_bytes);
-  }
-  FieldDescriptor& field(std::uint32_t stream_index, std::uint32_t index) {
-    const std::uint64_t fields = header().schema_offset + std::uint64_t{header().stream_count} *
-                                                              header().stream_descriptor_bytes;
-    return at<FieldDescriptor>(fields + std::uint64_t{stream(stream_index).first_field + index} *
-                                            header().field_descriptor_bytes);
-  }
-  // The text or the bounds that a descriptor points to.
-  unsigned char* schema(std::uint32_t offset) {
-    return bytes_.data() + header().schema_offset + offset;
-  }
-  Word* published(std::uint32_t stream_index) {
-    return &at<Word>(header().activity_offset + 8ull * stream_index);
-  }
-  Word* checkpoint(std::uint32_t stream_index, int which) {
-    const std::uint64_t stride =
-        (8 * (1 + std::uint64_t{stream(stream_index).checkpoint_words}) + 127) / 128 * 128;
-    return &at<Word>(stream(stream_index).checkpoint_offset +
-                     static_cast<std::uint64_t>(which) * stride);
-  }
-  Word* slot(std::uint32_t stream_index, std::uint64_t record) {
-    const StreamDescriptor& of = stream(stream_index);
-    return &at<Word>(of.slots_offset + record % of.capacity * of.slot_bytes);
-  }
-  int newest_checkpoint(std::uint32_t stream_index) {
-    return checkpoint(stream_index, 1)[1] > checkpoint(stream_index, 0)[1] ? 1 : 0;
-  }
-  void fix_hash() {
-    header().schema_hash =
-        rankbus::bus::fnv1a(bytes_.data() + header().schema_offset, header().schema_bytes);
-  }
-  std::vector<unsigned char>& bytes() { return bytes_; }
-
-  // Writes the image into the directory under a name of its own.
-  std::string put(const std::string& bus, const char* prefix = "worker-0-0") {
-    static std::uint64_t next = 0;
-    char name[64];
-    std::snprintf(name, sizeof name, "%s.%032llx", prefix, static_cast<unsigned long long>(++next));
-    std::ofstream file(bus + "/" + name, std::ios::binary);
-    file.write(reinterpret_cast<const char*>(bytes_.data()),
-               static_cast<std::streamsize>(bytes_.size()));
-    file.close();
-    chmod((bus + "/" + name).c_str(), 0600);
-    return name;
-  }
-
- private:
-  template <class T>
-  T& at(std::uint64_t offset) {
-    return *reinterpret_cast<T*>(bytes_.data() + offset);
-  }
-  std::vector<unsigned char> bytes_;
-};
 
 // Streams of the image: 0 tile, 1 swap (labels, arrays, everything), 2 mark (samples only).
 class Segments : public testing::Test {
@@ -183,6 +119,16 @@ TEST_F(Segments, NotASegment_IsRefused) {
                                            good_.begin() + static_cast<std::ptrdiff_t>(size)));
     EXPECT_NE(refusal(image.put(bus())).find("its header says"), std::string::npos) << size;
   }
+}
+
+// Two files of one incarnation would count twice, and one under another's name would go on where
+// that one was read.
+TEST_F(Segments, CopiedOrRenamed_IsRefused) {
+  const std::string name = good().put(bus());
+  const std::string other = "worker-0-0." + std::string(32, 'e');
+  std::filesystem::copy_file(bus() + "/" + name, bus() + "/" + other);
+  EXPECT_EQ(refusal(name), "");
+  EXPECT_NE(refusal(other).find("renamed or copied"), std::string::npos) << refusal(other);
 }
 
 // C-22

@@ -53,6 +53,16 @@ bool list_segments(int directory, std::set<std::string>& names) {
   return whole;
 }
 
+// Producers have no say in whose bus they take; an aggregator has.
+std::string advice_for_owner(const char* path, const bus::AllowedOwners& allowed) {
+  struct stat status {};
+  const bool is_known = lstat(path, &status) == 0 && S_ISDIR(status.st_mode);
+  if (!is_known || status.st_uid == 0 || status.st_uid == geteuid() ||
+      allowed.include(status.st_uid))
+    return {};
+  return ". If that user is trusted as this one is: --allow-uid " + std::to_string(status.st_uid);
+}
+
 std::string mebibytes(std::uint64_t bytes) {
   return std::to_string(bytes >> 20) + " MiB";
 }
@@ -137,7 +147,7 @@ Result<std::unique_ptr<BusReader>> BusReader::open(const BusOptions& options, Wa
   bus::Reason why;
   const bus::AllowedOwners allowed{reader->allowed_uids_.data(), reader->allowed_uids_.size()};
   reader->directory_ = bus::open_bus_directory(path, !options.observe, why, allowed);
-  if (reader->directory_ < 0) return Error{why.text};
+  if (reader->directory_ < 0) return Error{why.text + advice_for_owner(path, allowed)};
   std::string refused;
   if (!options.observe &&
       !take_owner_lock(reader->directory_, reader->owner_fd_, reader->path_, refused)) {

@@ -125,6 +125,7 @@ void charge_by_oracle(const std::vector<std::int64_t>& entries,
   tallies[blamed].last_arrivals += last != order[order.size() - 2].first ? 1 : 0;
 }
 
+// C-36
 TEST(GroupJoins, AnyHistory_IsWhatTheOracleSays) {
   Dice dice(test_seed());
   for (std::uint64_t round = 0; round < scaled(60); ++round) {

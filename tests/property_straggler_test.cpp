@@ -109,6 +109,7 @@ TEST(Straggler, EvenMembersForHours_NobodyIsNamed) {
   }
 }
 
+// C-36
 TEST(Straggler, OneLateMember_IsNamedAndNobodyElse) {
   const std::uint64_t seed = test_seed() + 1;
   for (const std::uint32_t members : {2u, 4u, 8u, 16u}) {

@@ -46,6 +46,7 @@ TEST(StallJudge, WordOfAStatusLine_IsTakenApartAsTheLayoutSays) {
             (RankPlace{0xcc, 3, 0xabcd, Phase::in_collective}));
 }
 
+// C-36
 TEST(StallJudge, OneBeforeTheCollectiveThatOthersAreIn_IsNamedWithIt) {
   const Case before{{inside(7, 3), at(7, 2, Phase::left_collective), inside(7, 3), inside(7, 3)}};
   const auto verdicts = before.verdicts();

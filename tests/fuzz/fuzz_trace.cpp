@@ -22,7 +22,6 @@
 #include <rankbus/exporters/prometheus_text.hpp>
 #include <rankbus/producer/replay/call_records.hpp>
 #include <rankbus/producer/replay/replay.hpp>
-#include <rankbus/producer/simulator/simulate.hpp>
 #include <rankbus/producer/simulator/trace.hpp>
 #include <sstream>
 #include <string>
@@ -198,7 +197,6 @@ void read_config(Text text) {
   app.fallthrough();
   // They own what is parsed into.
   const std::function<int()> commands[] = {rankbus::add_aggregate_command(app),
-                                           rankbus::simulator::add_simulate_command(app),
                                            rankbus::replay::add_replay_command(app)};
   rankbus::CommandLine given;
   const char* const arguments[] = {"rankbus", "aggregate", "--config", file.path().c_str()};

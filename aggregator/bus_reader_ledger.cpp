@@ -204,6 +204,8 @@ void BusReader::check_floor(LiveSegment& segment) {
     is_reached = is_reached && streams[s].position >= before;
   }
   if (!segment.quarantine.empty()) {
+    // Nobody reads it to its end any more, so nobody may wait for that.
+    segment.is_dying = false;
     ++changes_;
     warn_("segment " + segment.reader->name() + " contradicts the ledger: " + segment.quarantine +
           ". Its totals stay as they were, it is read no more; `rankbus release` has it read "

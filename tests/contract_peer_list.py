@@ -1,7 +1,7 @@
 # Labels: release-only
 """Goal:   everything that systems like this one were caught by has a test that names it, and a page says which.
 Method: the list is in tests/conformance/peer_list.json, in our own words; a test names an item (C-19) in the comment
-        directly above it, a fuzz target or a benchmark at the head of its file. bus/PROMISES.md is made of both. What
+        directly above it, a fuzz target or a benchmark anywhere in its file. bus/PROMISES.md is made of both. What
         cannot exist in this design has a written reason instead of a test; few things may.
 Update: RANKBUS_UPDATE_GOLDEN=1 tests/contract_peer_list.py
 """
@@ -57,8 +57,9 @@ def told(names, note, reason):
     shown = [f"`{name}`" for name in names[:SHOWN]]
     if len(names) > SHOWN:
         shown.append(f"and {len(names) - SHOWN} more")
-    text = "; ".join(shown) or reason or "owed"
-    return f"{text}. {note[0].upper()}{note[1:]}" if note else text
+    if not shown:
+        return reason or note or "owed"
+    return "; ".join(shown) + (f". {note[0].upper()}{note[1:]}" if note else "")
 
 
 def page():

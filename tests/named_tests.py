@@ -1,10 +1,9 @@
 """Which tests name which promises, for the pages that are made of both (contract_seed_rows.py, contract_peer_list.py).
 
 A test names a promise by its id in a comment directly above it, or in its own name; a fuzz target or a benchmark, which
-is one promise from end to end, in the comment at the head of its file.
+is one promise from end to end, in any comment of its file.
 """
 
-import ast
 import os
 import pathlib
 import re
@@ -18,14 +17,6 @@ COMMENT = ("//", "#")
 
 def files(patterns):
     return sorted(path for pattern in patterns for path in ROOT.glob(pattern))
-
-
-def head_of(path):
-    """The comment that a file begins with."""
-    text = path.read_text()
-    if path.suffix == ".py":
-        return ast.get_docstring(ast.parse(text)) or ""
-    return re.match(r"(?://[^\n]*\n)*", text)[0]
 
 
 def tests_that_name(pattern):
@@ -50,7 +41,8 @@ def files_that_name(pattern):
     found = {}
     for path in files(WHOLE_FILES):
         if path.is_file():
-            for row in dict.fromkeys(pattern.findall(head_of(path))):
+            comments = [line for line in path.read_text().splitlines() if line.lstrip().startswith(COMMENT)]
+            for row in dict.fromkeys(pattern.findall("\n".join(comments))):
                 found.setdefault(row, []).append(path.stem)
     return found
 

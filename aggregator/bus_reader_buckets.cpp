@@ -50,6 +50,7 @@ void BusReader::restart_family(const Identity& who, const std::string& family,
     });
     if (dropped > 0) touched_.insert(each);
   }
+  count_retired_series();
   unsaved_ = true;
   warn_(family + ": its buckets changed in engine " + std::to_string(who.engine) + " of model " +
         who.model + ", and no process with the former ones lives; the family starts again");

@@ -9,9 +9,14 @@ namespace {
 
 // A line of more is no call but a mistake, and would be memory without end.
 constexpr std::size_t kMaxLineBytes = std::size_t{64} << 20;
+// What lies deeper in a line is left out as it is read: no call has anything there, and copying or
+// printing a value goes down level by level, on a stack that a line of brackets would exhaust.
+constexpr int kDeepest = 32;
 
 Json parse_object(const std::string& text) {
-  Json object = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  Json object = Json::parse(
+      text, [](int depth, Json::parse_event_t, Json&) { return depth <= kDeepest; },
+      /*allow_exceptions=*/false);
   if (object.is_discarded()) throw BadLine("is no JSON");
   if (!object.is_object()) throw BadLine("is no JSON object");
   return object;

@@ -14,6 +14,9 @@ using nlohmann::json;
 // Far above any real request, and low enough that no sum of the engine model can overflow.
 constexpr std::uint64_t kMostTokens = 1u << 28;
 constexpr double kLatestMs = 1e10;
+// What lies deeper in a line is left out as it is read: nothing is looked for there, and whoever
+// goes down level by level (a message that quotes a value) would need a stack as long as the line.
+constexpr int kDeepest = 16;
 
 // Long values would drown the message that quotes them.
 std::string shortened(std::string text) {
@@ -29,7 +32,9 @@ class LineReader {
       : where_(file + ":" + std::to_string(line_number) + ": ") {}
 
   void read(const std::string& line, WorkloadBuilder& builder) {
-    const json object = json::parse(line, nullptr, /*allow_exceptions=*/false);
+    const json object = json::parse(
+        line, [](int depth, json::parse_event_t, json&) { return depth <= kDeepest; },
+        /*allow_exceptions=*/false);
     if (!object.is_object()) {
       fail("found '" + shortened(line) + "', expected one JSON object per line");
     }

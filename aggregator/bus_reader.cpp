@@ -17,6 +17,11 @@ namespace {
 // How often names and locks are looked at without being asked; activity is looked at in every pass.
 constexpr double kScanEvery_s = 1.0;
 
+// Whom one look takes on at most, and how many files it opens: a flood of them must not keep those
+// from being read who are there. The next look goes on where nobody waits for a fresh view.
+constexpr std::size_t kMostAttachedAtOnce = 256;
+constexpr std::size_t kMostOpenedAtOnce = 4096;
+
 // How long the first pass may take at most before what is known is shown.
 constexpr double kCatchUp_s = 10.0;
 
@@ -34,9 +39,9 @@ std::string hex(const std::uint8_t (&bytes)[16]) {
   return text;
 }
 
-// The names of all segments; false if the directory could not be read to its end. A name that was
-// only not seen must not be taken for one that is gone.
-bool list_segments(int directory, std::set<std::string>& names) {
+// The names of all segments, and of wishes for them; false if the directory could not be read to
+// its end. A name that was only not seen must not be taken for one that is gone.
+bool list_segments(int directory, std::set<std::string>& names, std::set<std::string>& wishes) {
   const int copy = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (copy < 0) return false;
   DIR* stream = fdopendir(copy);
@@ -46,7 +51,11 @@ bool list_segments(int directory, std::set<std::string>& names) {
   }
   errno = 0;
   while (const dirent* entry = readdir(stream)) {
-    if (bus::is_segment_name(entry->d_name)) names.insert(entry->d_name);
+    const char* name = entry->d_name;
+    if (bus::is_segment_name(name)) names.insert(name);
+    const std::size_t prefix = std::strlen(kReleasePrefix);
+    const bool is_wish = std::strncmp(name, kReleasePrefix, prefix) == 0;
+    if (is_wish && bus::is_segment_name(name + prefix)) wishes.insert(name);
   }
   const bool whole = errno == 0;
   closedir(stream);
@@ -144,6 +153,7 @@ Result<std::unique_ptr<BusReader>> BusReader::open(const BusOptions& options, Wa
   reader->access_ = options.access;
   reader->allowed_uids_ = options.allowed_uids;
   reader->warn_ = std::move(warn);
+  reader->bounds_ = options.ledger;
   bus::Reason why;
   const bus::AllowedOwners allowed{reader->allowed_uids_.data(), reader->allowed_uids_.size()};
   reader->directory_ = bus::open_bus_directory(path, !options.observe, why, allowed);
@@ -181,7 +191,7 @@ BusReader::~BusReader() {
 }
 
 bool BusReader::pass(double now_s, bool fresh, const OnSample& on_sample) {
-  const bool look = names_changed() || fresh || now_s - scanned_s_ >= kScanEvery_s;
+  const bool look = names_changed() || fresh || scan_is_cut_ || now_s - scanned_s_ >= kScanEvery_s;
   if (look) {
     // Who died is asked even if nobody new can be found: the dead give descriptors back.
     (void)scan(now_s);
@@ -195,7 +205,8 @@ bool BusReader::pass(double now_s, bool fresh, const OnSample& on_sample) {
   }
   bool any = read_all(now_s, look, false, on_sample);
   const std::uint64_t end_ns = bus::monotonic_ns() + kFreshPass_ns;
-  while (fresh && is_behind() && bus::monotonic_ns() < end_ns) {
+  while (fresh && (scan_is_cut_ || is_behind()) && bus::monotonic_ns() < end_ns) {
+    if (scan_is_cut_) (void)scan(now_s);
     any = read_all(now_s, false, true, on_sample) || any;
   }
   if (look) settle_buckets();
@@ -298,16 +309,20 @@ bool BusReader::scan(double now_s) {
   std::vector<std::unique_ptr<SegmentReader>> found;
   std::set<std::string> names;
   hold_place();
-  if (!list_segments(directory_, names)) return false;
-  release_quarantined();
+  std::set<std::string> wishes;
+  scan_is_cut_ = false;
+  if (!list_segments(directory_, names, wishes)) return false;
+  answer_wishes_untrusted(wishes);
   bury_quarantined(names, now_s);
-  settle_unread(names);
-  if (ledger_) ledger_->see_names(names);
+  settle_unread(names, now_s);
+  if (ledger_) ledger_->see_names(names, now_s);
   std::erase_if(rejected_, [&](const auto& entry) { return names.count(entry.first) == 0; });
   std::erase_if(postponed_, [&](const std::string& name) { return names.count(name) == 0; });
   std::erase_if(foreign_names_, [&](const std::string& name) { return names.count(name) == 0; });
   std::erase_if(retired_files_, [&](const auto& entry) { return names.count(entry.first) == 0; });
   std::erase_if(finished_, [&](const std::string& name) { return names.count(name) == 0; });
+  std::erase_if(running_, [&](const auto& entry) { return unread_.count(entry.first) == 0; });
+  std::size_t opened_files = 0;
   for (const std::string& name : names) {
     if (live_.count(name) != 0 || finished_.count(name) != 0) continue;
     if (ledger_ && ledger_->is_retired(name)) continue;
@@ -319,10 +334,14 @@ bool BusReader::scan(double now_s) {
       // Once others are retired there is room for it.
       if (refused != rejected_.end()) continue;
       rejected_[name] = kOverLimit;
-      warn_("segment " + name + " skipped: the limit of " + std::to_string(bus::kMaxSegments) +
-            " segments is reached. Counted in rankbus_segments_rejected");
+      warn_of_file("segment " + name + " skipped: the limit of " +
+                   std::to_string(bus::kMaxSegments) +
+                   " segments is reached. Counted in rankbus_segments_rejected");
       continue;
     }
+    scan_is_cut_ = found.size() >= kMostAttachedAtOnce || opened_files >= kMostOpenedAtOnce;
+    if (scan_is_cut_) break;
+    ++opened_files;
     auto opened = SegmentReader::open_untrusted(directory_, name, access_,
                                                 {allowed_uids_.data(), allowed_uids_.size()});
     if (opened) {
@@ -333,11 +352,12 @@ bool BusReader::scan(double now_s) {
     }
     not_attached(name, opened.error(), opened.is_transient());
   }
-  attach(std::move(found), now_s);
   if (!was_scanned_) {
-    for (const auto& [name, segment] : live_) catching_up_.insert(name);
+    for (const auto& reader : found) catching_up_.insert(reader->name());
   }
-  was_scanned_ = true;
+  attach(std::move(found), now_s);
+  was_scanned_ = was_scanned_ || !scan_is_cut_;
+  if (!scan_is_cut_) end_of_files();
   return true;
 }
 
@@ -475,16 +495,16 @@ void BusReader::not_attached(const std::string& name, const std::string& why, bo
   if (!is_transient) {
     postponed_.erase(name);
     rejected_[name] = why;
-    warn_("segment " + name + " skipped: " + why +
-          ". Other ranks are unaffected. Counted in rankbus_segments_rejected");
+    warn_of_file("segment " + name + " skipped: " + why +
+                 ". Other ranks are unaffected. Counted in rankbus_segments_rejected");
     return;
   }
   // Between the list of names and the look at it somebody removed it.
   if (faccessat(directory_, name.c_str(), F_OK, AT_SYMLINK_NOFOLLOW) != 0 && errno == ENOENT)
     return;
   if (!postponed_.insert(name).second) return;
-  warn_("segment " + name + " cannot be read now: " + why +
-        ". Its producer is unaffected; it is looked at again every second until it can be");
+  warn_of_file("segment " + name + " cannot be read now: " + why +
+               ". Its producer is unaffected; it is looked at again every second until it can be");
 }
 
 // What only the kernel can tell of a segment that is being read.

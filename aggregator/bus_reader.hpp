@@ -102,6 +102,8 @@ class BusReader {
   }
   // Segments that lived when the ledger was written last, and were gone when it was read.
   std::uint64_t vanished() const { return vanished_; }
+  // Engines that became part of their model's total, because there were too many.
+  std::uint64_t folded_engines() const { return folded_engines_; }
   const Ledger* ledger() const { return ledger_.get(); }
   const BucketRegistry& buckets() const { return buckets_; }
 
@@ -113,7 +115,8 @@ class BusReader {
   void keep_ledger(double now_s, const Sections& sections = {}, bool is_for_answer = false);
   // As they were given to the last owner's ledger; empty without one.
   Ledger::Sections sections_at_start() const;
-  // Writes the ledger a last time, and removes what it lets go. Waits for the disk.
+  // Writes the ledger a last time, and removes what it lets go. Waits for the disk, but not for
+  // one that hangs.
   void finish(double now_s, const Sections& sections = {});
 
   // When this reader was opened, CLOCK_MONOTONIC: whoever began later was seen from the beginning.
@@ -127,8 +130,17 @@ class BusReader {
   void start_from_ledger();
   void resume(LiveSegment& segment);
   void check_floor(LiveSegment& segment);
-  void settle_unread(const std::set<std::string>& names);
-  void release_quarantined();
+  void settle_unread(const std::set<std::string>& names, double now_s);
+  void set_aside(const std::string& name, const LedgerIncarnation& left);
+  void begin_sums_anew(const Identity& engine);
+  void answer_wishes_untrusted(const std::set<std::string>& wishes);
+  std::string release(const std::string& name);
+  void warn_of_file(const std::string& text);
+  void tell_untold_files();
+  void end_of_files();
+  static std::vector<std::string> running_of(const LiveSegment& segment);
+  std::string saved_running() const;
+  void restore_running_untrusted(const std::string& bytes);
   void bury_quarantined(const std::set<std::string>& names, double now_s);
   static LedgerIncarnation incarnation_of(const LiveSegment& segment);
   std::shared_ptr<LedgerImage> make_image(const Sections& sections);
@@ -137,6 +149,18 @@ class BusReader {
   KnownSeries known_series(const LiveSegment& segment) const;
   void count_retired_series();
   void tidy_identities(double now_s);
+  struct Engine;
+  using Engines = std::map<Identity, Engine>;  // By `whole_engine`.
+  using Identities = std::map<Identity, IdentityState>;
+  Engines engines_in_view() const;
+  void fold_old_ranks(Engines& engines, double now_s);
+  void shelve(Engines& engines, double now_s);
+  void fold_dead_engines(const Engines& engines);
+  void fold_past_engines();
+  void fold_engine(Identities& from, const Identity& engine);
+  void bound_models();
+  void forget_old(double now_s);
+  void tell_what_was_folded(double now_s);
   void settle_buckets();
   void settle_buckets_of(const Identity& who);
   void restart_family(const Identity& who, const std::string& family, const Buckets& buckets);
@@ -193,11 +217,24 @@ class BusReader {
   std::set<std::string> catching_up_;  // Found by the first scan, and not yet read to their end.
   std::unique_ptr<Ledger> ledger_;
   std::map<Identity, IdentityState> past_;  // Of engines that are not shown any more.
+  LedgerOptions bounds_;                    // What is remembered, also where no ledger is kept.
+  std::uint64_t past_series_ = 0;           // Of `past_`.
+  std::uint64_t folded_engines_ = 0;
+  std::uint64_t folds_told_ = 0;                                    // So many of them, ...
+  double folds_told_s_ = -1e9;                                      // ... at that moment.
   std::map<Identity, std::shared_ptr<const IdentityState>> saved_;  // As in the ledger ...
   std::set<Identity> touched_;                                      // ... but for these.
   bool unsaved_ = false;
   bool was_scanned_ = false;
+  bool scan_is_cut_ = false;         // There are names that it did not come to.
+  std::uint64_t files_told_ = 0;     // Of files that are not read, so many by name, ...
+  std::uint64_t files_untold_ = 0;   // ... and so many by their number, since ...
+  double files_told_from_s_ = -1e9;  // ... this moment.
+  bool sum_is_told_ = false;
+  // Of segments that are not read at the moment: how far the sums of each stream had come.
+  std::map<std::string, std::vector<std::string>> running_;
   std::uint64_t changes_seen_ = 0;
+  std::map<std::string, double> aside_;  // Of `unread_`, what is not there; since when.
   std::uint64_t vanished_ = 0;
   std::uint64_t changes_ = 0;
   std::uint64_t removed_unread_ = 0;

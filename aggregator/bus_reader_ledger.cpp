@@ -45,7 +45,15 @@ std::uint64_t unread_samples(const StreamState& stream) {
 
 // Of this reader itself, in its own section of the ledger.
 constexpr const char* kBooksSection = "bus";
-constexpr std::uint32_t kBooksFormat = 1;
+constexpr std::uint32_t kBooksFormat = 2;
+
+// A segment that lived and is not there is waited for: another bus beside the same ledger, or a
+// mount that was missing, would else be counted twice when the first one is back.
+constexpr double kWaitForReturn_s = 3600;
+constexpr std::size_t kMostAside = 256;
+
+// How far sums had come that their sources keep, by segment and stream.
+constexpr const char* kRunningSection = "running";
 
 // Which buckets stand where an engine's processes disagreed.
 constexpr const char* kBucketSection = "buckets";
@@ -54,11 +62,20 @@ void drop_gauges(FieldValues& values) {
   std::erase_if(values, [](const auto& each) { return each.second.kind == bus::Kind::gauge; });
 }
 
+// How long the machine was off, as far as that counts. Only the real-time clock tells, and it may
+// have been wrong, before or after: then decades. So it counts as half of what was left to whoever
+// is remembered for `left_s` at most, and forgets nobody by itself.
+double absence_s(const LedgerImage& image, double left_s) {
+  return std::clamp(realtime_s() - image.written_realtime_s, 0.0, std::max(0.0, left_s / 2));
+}
+
 // After a reboot the monotonic clock began again, and stamps of a real clock mean nothing.
-void carry_over_reboot(IdentityState& state, const LedgerImage& image, double ended_s) {
-  const auto moved = [&](double then_s) { return ended_s - (image.written_s - then_s); };
-  state.last_alive_s = moved(state.last_alive_s);
-  state.last_active_s = moved(state.last_active_s);
+void carry_over_reboot(IdentityState& state, const LedgerImage& image, double forget_after_s) {
+  const double now_s = static_cast<double>(bus::monotonic_ns()) * 1e-9;
+  const double age_s = image.written_s - state.last_alive_s;
+  const double ended_s = now_s - absence_s(image, forget_after_s - age_s);
+  state.last_active_s = ended_s - (image.written_s - state.last_active_s);
+  state.last_alive_s = ended_s - age_s;
   state.began_ns = 1;  // Long before this reader.
   if (state.last_source != bus::ClockSource::caller) state.last_stamp = 0;
 }
@@ -103,11 +120,11 @@ void BusReader::start_from_ledger() {
   const bool rebooted = image->boot_id != this_boot();
   // When the image was made, by the clock of this boot.
   const double ended_s = rebooted ? static_cast<double>(bus::monotonic_ns()) * 1e-9 -
-                                        std::max(0.0, realtime_s() - image->written_realtime_s)
+                                        absence_s(*image, bounds_.forget_after_s)
                                   : image->written_s;
   for (const auto& [who, state] : image->identities) {
     IdentityState& restored = identities_[who] = *state;
-    if (rebooted) carry_over_reboot(restored, *image, ended_s);
+    if (rebooted) carry_over_reboot(restored, *image, bounds_.forget_after_s);
     touched_.insert(who);
     if (is_run_id(who.server_label)) separate_runs_.insert(who.server_label);
   }
@@ -120,23 +137,73 @@ void BusReader::start_from_ledger() {
   }
   if (const auto saved = image->sections.find(kBucketSection); saved != image->sections.end())
     buckets_.restore_untrusted(saved->second);
+  if (const auto saved = image->sections.find(kRunningSection); saved != image->sections.end())
+    restore_running_untrusted(saved->second);
   const auto books = image->sections.find(kBooksSection);
   if (books != image->sections.end()) restore_books_untrusted(books->second);
   count_retired_series();
 }
 
 void BusReader::count_retired_series() {
-  std::uint64_t series = 0;
-  for (const auto* identities : {&identities_, &past_}) {
-    for (const auto& [who, state] : *identities) series += lines_of(state.retired.values);
-  }
+  std::uint64_t series = past_series_;
+  for (const auto& [who, state] : identities_) series += lines_of(state.retired.values);
   series_.set_retired(series);
+}
+
+std::vector<std::string> BusReader::running_of(const LiveSegment& segment) {
+  std::vector<std::string> running;
+  for (const StreamState& stream : segment.reader->streams())
+    running.push_back(stream.running.saved(stream.position));
+  const bool any = std::any_of(running.begin(), running.end(),
+                               [](const std::string& saved) { return !saved.empty(); });
+  return any ? running : std::vector<std::string>();
+}
+
+std::string BusReader::saved_running() const {
+  using Each = std::pair<std::string, std::vector<std::string>>;
+  std::vector<Each> all;
+  for (const auto& [name, segment] : live_) {
+    if (auto running = running_of(segment); !running.empty())
+      all.emplace_back(name, std::move(running));
+  }
+  for (const auto& [name, running] : running_) {
+    if (unread_.count(name) != 0) all.emplace_back(name, running);
+  }
+  if (all.empty()) return {};
+  std::ostringstream stream(std::ios::binary);
+  cereal::PortableBinaryOutputArchive archive(stream);
+  ledger::list(archive, all, [&](Each& each) {
+    ledger::text(archive, each.first);
+    ledger::list(archive, each.second, [&](std::string& saved) { ledger::text(archive, saved); });
+  });
+  return stream.str();
+}
+
+// Bytes that are none of ours say of no source that it began anew.
+void BusReader::restore_running_untrusted(const std::string& bytes) {
+  using Each = std::pair<std::string, std::vector<std::string>>;
+  std::vector<Each> all;
+  try {
+    ledger::BytesBuffer buffer(bytes);
+    std::istream stream(&buffer);
+    cereal::PortableBinaryInputArchive archive(stream);
+    ledger::list(archive, all, [&](Each& each) {
+      ledger::text(archive, each.first);
+      ledger::list(archive, each.second, [&](std::string& saved) { ledger::text(archive, saved); });
+    });
+  } catch (const std::exception&) {
+    return;
+  }
+  for (Each& each : all) running_[each.first] = std::move(each.second);
 }
 
 std::string BusReader::saved_books() const {
   std::ostringstream stream(std::ios::binary);
   cereal::PortableBinaryOutputArchive archive(stream);
+  std::vector<std::string> aside;
+  for (const auto& [name, since_s] : aside_) aside.push_back(name);
   archive(kBooksFormat, retired_segments_, removed_unread_, vanished_);
+  ledger::list(archive, aside, [&](std::string& name) { ledger::text(archive, name); });
   return stream.str();
 }
 
@@ -149,8 +216,15 @@ void BusReader::restore_books_untrusted(const std::string& bytes) {
     std::uint32_t format = 0;
     std::uint64_t retired = 0, removed = 0, vanished = 0;
     archive(format);
-    if (format != kBooksFormat) return;
+    if (format != 1 && format != kBooksFormat) return;
     archive(retired, removed, vanished);
+    std::vector<std::string> aside;
+    if (format == kBooksFormat)
+      ledger::list(archive, aside, [&](std::string& name) { ledger::text(archive, name); });
+    const double now_s = static_cast<double>(bus::monotonic_ns()) * 1e-9;
+    for (const std::string& name : aside) {
+      if (unread_.count(name) != 0) aside_[name] = now_s;
+    }
     retired_segments_ = retired;
     removed_unread_ = removed;
     vanished_ = vanished;
@@ -166,10 +240,14 @@ void BusReader::resume(LiveSegment& segment) {
   if (known != unread_.end()) {
     segment.floor = known->second;
     unread_.erase(known);
+    if (aside_.erase(segment.reader->name()) != 0) {
+      warn_("segment " + segment.reader->name() + " is there again, and its counts go on");
+    }
   } else if (!segment.began_here && (ledger_ == nullptr || ledger_->started_from() == nullptr)) {
     return;
   }
   const std::vector<StreamState>& streams = segment.reader->streams();
+  const auto running = running_.find(segment.reader->name());
   for (std::size_t s = 0; s < streams.size(); ++s) {
     StreamProgress progress;
     if (segment.floor && s < segment.floor->streams.size() &&
@@ -178,6 +256,8 @@ void BusReader::resume(LiveSegment& segment) {
       progress = {counts.records,  counts.lost_lapped, counts.lost_quarantined,
                   counts.verified, counts.skipped,     counts.mismatches};
     }
+    if (running != running_.end() && s < running->second.size())
+      progress.running = running->second[s];
     segment.reader->resume(s, progress);
   }
 }
@@ -215,14 +295,23 @@ void BusReader::check_floor(LiveSegment& segment) {
   }
 }
 
-// What has no name any more and is not being read, never will be.
-void BusReader::settle_unread(const std::set<std::string>& names) {
+// What has no name any more and is not being read stays at its floor.
+void BusReader::settle_unread(const std::set<std::string>& names, double now_s) {
   const LedgerImage* image = ledger_ ? ledger_->started_from() : nullptr;
+  const bool rebooted = image != nullptr && image->boot_id != this_boot();
   for (auto at = unread_.begin(); at != unread_.end();) {
     const bool has_name = names.count(at->first) != 0;
     const LedgerIncarnation& left = *at->second;
     const auto known = left.quarantine.empty() ? ledger::Known::lives : ledger::Known::quarantined;
-    if (ledger::on_start(known, has_name) != ledger::OnStart::retire_at_floor) {
+    const auto what = ledger::on_start(known, has_name);
+    if (what == ledger::OnStart::set_aside && !rebooted) {
+      const auto [since, fresh] = aside_.try_emplace(at->first, now_s);
+      if (fresh) set_aside(at->first, left);
+      if (now_s - since->second < kWaitForReturn_s && aside_.size() <= kMostAside) {
+        ++at;
+        continue;
+      }
+    } else if (what != ledger::OnStart::set_aside && what != ledger::OnStart::retire_at_floor) {
       ++at;
       continue;
     }
@@ -232,56 +321,29 @@ void BusReader::settle_unread(const std::set<std::string>& names) {
     state.last_stamp = left.last_stamp;
     state.last_source = left.last_source;
     state.last_active_s = left.last_active_s;
-    const bool rebooted = image != nullptr && image->boot_id != this_boot();
     if (rebooted && left.last_source != bus::ClockSource::caller) state.last_stamp = 0;
-    if (known == ledger::Known::lives) {
-      // What it wrote after the floor is gone, and may have been shown: sums with it begin anew.
-      for (auto& [who, each] : identities_) {
-        if (!who.same_engine(left.who)) continue;
-        each.began_realtime_s = realtime_s();
-        touched_.insert(who);
-      }
-    }
-    if (known == ledger::Known::lives && !rebooted) {
-      ++vanished_;
-      warn_("segment " + at->first +
-            " was removed by somebody else before it was read to its end; its totals stay as the "
-            "ledger has them. Counted in rankbus_segments_vanished_total");
-    }
+    if (rebooted && known == ledger::Known::lives) begin_sums_anew(left.who);
     ++changes_;
+    aside_.erase(at->first);
     at = unread_.erase(at);
   }
 }
 
-// `rankbus release` leaves a file; whoever may write the bus for its owner may decide this.
-void BusReader::release_quarantined() {
-  std::vector<std::string> quarantined;
-  for (const auto& [name, segment] : live_) {
-    if (!segment.quarantine.empty()) quarantined.push_back(name);
-  }
-  for (const auto& [name, left] : unread_) {
-    if (!left->quarantine.empty()) quarantined.push_back(name);
-  }
-  for (const std::string& name : quarantined) {
-    const std::string wish = kReleasePrefix + name;
-    struct stat status {};
-    if (fstatat(directory_, wish.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) continue;
-    const bus::AllowedOwners allowed{allowed_uids_.data(), allowed_uids_.size()};
-    if (status.st_uid != geteuid() && status.st_uid != 0 && !allowed.include(status.st_uid))
-      continue;
-    unlinkat(directory_, wish.c_str(), 0);
-    const auto live = live_.find(name);
-    auto left = std::make_shared<LedgerIncarnation>(
-        live != live_.end() ? incarnation_of(live->second) : *unread_.at(name));
-    left->quarantine.clear();
-    unread_[name] = std::move(left);
-    if (live != live_.end()) {
-      series_.close(live->second.series);
-      live_.erase(live);
-    }
-    rejected_.erase(name);
-    ++changes_;
-    warn_("segment " + name + " is read again, as was asked");
+void BusReader::set_aside(const std::string& name, const LedgerIncarnation& left) {
+  begin_sums_anew(left.who);
+  ++vanished_;
+  ++changes_;
+  warn_("segment " + name +
+        " is gone before it was read to its end; its totals stay as the ledger has them, and go on "
+        "should it come back within an hour. Counted in rankbus_segments_vanished_total");
+}
+
+// What one of the engine's processes wrote after the floor is gone, and may have been shown.
+void BusReader::begin_sums_anew(const Identity& engine) {
+  for (auto& [who, each] : identities_) {
+    if (!who.same_engine(engine)) continue;
+    each.began_realtime_s = realtime_s();
+    touched_.insert(who);
   }
 }
 
@@ -340,6 +402,8 @@ std::shared_ptr<LedgerImage> BusReader::make_image(const Sections& sections) {
   if (sections) image->sections = sections();
   if (std::string saved = buckets_.saved(); !saved.empty())
     image->sections[kBucketSection] = std::move(saved);
+  if (std::string saved = saved_running(); !saved.empty())
+    image->sections[kRunningSection] = std::move(saved);
   image->sections[kBooksSection] = saved_books();
   return image;
 }
@@ -359,11 +423,11 @@ void BusReader::keep_ledger(double now_s, const Sections& sections, bool is_for_
 void BusReader::finish(double now_s, const Sections& sections) {
   if (!ledger_ || !removes_names()) return;
   for (int image = 0; image < 2; ++image) {
-    ledger_->wait();
+    if (!ledger_->wait_at_end()) return;
     if (image > 0 && !ledger_->has_pending()) break;
     ledger_->save(make_image(sections), now_s);
   }
-  ledger_->wait();
+  if (!ledger_->wait_at_end()) return;
   for (const std::string& name : ledger_->removable()) remove(name);
 }
 

@@ -182,6 +182,7 @@ int run_aggregate(AggregateOptions& options) {
   // A rank's series do not outlive those of its engine.
   aggregator_options.reduce.retain_rank_s =
       std::min(aggregator_options.reduce.retain_rank_s, options.retain_s);
+  ledger.retain_rank_s = aggregator_options.reduce.retain_rank_s;
   aggregator_options.reduce.gauge_ttl_s = options.gauge_ttl_s;
   aggregator_options.log_interval_s = options.log_interval_s;
   // Everything that was named is open, nothing of a stranger has been read, and no thread runs yet.

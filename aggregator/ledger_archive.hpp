@@ -21,12 +21,20 @@ namespace rankbus::ledger {
 inline constexpr std::uint64_t kMostElements = 1u << 20;
 inline constexpr std::uint64_t kMaxTextBytes = 64 * 1024;
 
+// Reading refuses what is too large; so does writing, by an archive that says that it is bounded.
+template <class Archive>
+constexpr bool is_bounded() {
+  if constexpr (requires { Archive::kIsBounded; }) return Archive::kIsBounded;
+  return Archive::is_loading::value;
+}
+
 template <class Archive>
 void text(Archive& archive, std::string& value, std::uint64_t most = kMaxTextBytes) {
   std::uint64_t size = value.size();
   archive(size);
+  if (is_bounded<Archive>() && size > most)
+    throw std::runtime_error("a text of " + std::to_string(size) + " bytes");
   if constexpr (Archive::is_loading::value) {
-    if (size > most) throw std::runtime_error("a text of " + std::to_string(size) + " bytes");
     value.clear();
     char part[4096];
     for (std::uint64_t left = size; left > 0;) {
@@ -45,8 +53,9 @@ void list(Archive& archive, std::vector<Item>& items, Each&& each,
           std::uint64_t most = kMostElements) {
   std::uint64_t size = items.size();
   archive(size);
+  if (is_bounded<Archive>() && size > most)
+    throw std::runtime_error("a list of " + std::to_string(size) + " elements");
   if constexpr (Archive::is_loading::value) {
-    if (size > most) throw std::runtime_error("a list of " + std::to_string(size) + " elements");
     items.clear();
     for (std::uint64_t i = 0; i < size; ++i) each(items.emplace_back());
   } else {
@@ -61,6 +70,25 @@ void fields(Archive& archive, Identity& who) {
   text(archive, who.model);
   archive(who.engine, who.role, who.rank, who.lane);
 }
+
+// Appends to a string, without the copy at the end that a string stream makes.
+class StringBuffer : public std::streambuf {
+ public:
+  explicit StringBuffer(std::string& bytes) : bytes_(bytes) {}
+
+ protected:
+  std::streamsize xsputn(const char* from, std::streamsize count) override {
+    bytes_.append(from, static_cast<std::size_t>(count));
+    return count;
+  }
+  int_type overflow(int_type character) override {
+    bytes_.push_back(traits_type::to_char_type(character));
+    return character;
+  }
+
+ private:
+  std::string& bytes_;
+};
 
 // Reads bytes in place, without the copy that a string stream makes.
 class BytesBuffer : public std::streambuf {

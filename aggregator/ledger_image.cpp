@@ -2,11 +2,11 @@
 #include <cmath>
 #include <cstring>
 #include <exception>
+#include <ostream>
 #include <rankbus/aggregator/ledger_archive.hpp>
 #include <rankbus/aggregator/ledger_image.hpp>
 #include <rankbus/bus/declaration.hpp>
 #include <rankbus/bus/limits.hpp>
-#include <sstream>
 #include <stdexcept>
 #include <tuple>
 
@@ -73,14 +73,20 @@ struct KeptIncarnation {
   LedgerIncarnation state;  // Without its totals.
   KeptValues totals;
 };
-struct Kept {
+// Bytes of either, made before.
+struct Encoded {
+  const std::string* bytes = nullptr;
+};
+template <class OneIdentity, class OneIncarnation>
+struct KeptAs {
   LedgerImage head;  // Its plain members and sections.
   std::vector<KeptShape> shapes;
-  std::vector<KeptIdentity> identities;
-  std::vector<KeptIncarnation> incarnations;
+  std::vector<OneIdentity> identities;
+  std::vector<OneIncarnation> incarnations;
   std::vector<std::string> retired;
   std::vector<std::pair<std::string, std::string>> sections;
 };
+using Kept = KeptAs<KeptIdentity, KeptIncarnation>;
 
 // Ledgers of earlier formats are read, so that no count begins again with an upgrade.
 struct InputArchive : cereal::PortableBinaryInputArchive {
@@ -91,7 +97,11 @@ struct InputArchive : cereal::PortableBinaryInputArchive {
 std::uint32_t format_of(const InputArchive& archive) {
   return archive.format;
 }
-std::uint32_t format_of(const cereal::PortableBinaryOutputArchive&) {
+struct OutputArchive : cereal::PortableBinaryOutputArchive {
+  using cereal::PortableBinaryOutputArchive::PortableBinaryOutputArchive;
+  static constexpr bool kIsBounded = true;
+};
+std::uint32_t format_of(const OutputArchive&) {
   return kLedgerFormat;
 }
 
@@ -171,13 +181,17 @@ void fields(Archive& archive, KeptIncarnation& kept) {
   fields(archive, kept.totals);
 }
 
-template <class Archive>
-void fields(Archive& archive, Kept& kept) {
+void fields(OutputArchive& archive, Encoded& encoded) {
+  archive(cereal::binary_data(encoded.bytes->data(), encoded.bytes->size()));
+}
+
+template <class Archive, class OneIdentity, class OneIncarnation>
+void fields(Archive& archive, KeptAs<OneIdentity, OneIncarnation>& kept) {
   archive(kept.head.generation, kept.head.written_s, kept.head.written_realtime_s);
   archive(cereal::binary_data(kept.head.boot_id.data(), kept.head.boot_id.size()));
   list(archive, kept.shapes, [&](KeptShape& shape) { fields(archive, shape); });
-  list(archive, kept.identities, [&](KeptIdentity& each) { fields(archive, each); });
-  list(archive, kept.incarnations, [&](KeptIncarnation& each) { fields(archive, each); });
+  list(archive, kept.identities, [&](OneIdentity& each) { fields(archive, each); });
+  list(archive, kept.incarnations, [&](OneIncarnation& each) { fields(archive, each); });
   list(archive, kept.retired, [&](std::string& name) { text(archive, name); });
   list(archive, kept.sections, [&](auto& section) {
     text(archive, section.first);
@@ -204,7 +218,7 @@ class ShapeTable {
     }
     return kept;
   }
-  std::vector<KeptShape> take() { return std::move(shapes_); }
+  const std::vector<KeptShape>& shapes() const { return shapes_; }
 
  private:
   std::uint64_t number_of(const std::string& family, const FieldValue& value) {
@@ -329,46 +343,103 @@ Number number_at(std::string_view bytes, std::size_t offset) {
 
 }  // namespace
 
-std::string encode_ledger(const LedgerImage& image) {
-  Kept kept;
+struct LedgerEncoder::Parts {
+  template <class State>
+  struct Part {
+    std::shared_ptr<const State> state;
+    std::string bytes;
+  };
+  ShapeTable shapes;  // Grows; parts have the numbers of its shapes in them.
+  std::size_t shapes_in_use = 0;
+  std::map<Identity, Part<IdentityState>> identities;
+  std::map<std::string, Part<LedgerIncarnation>> incarnations;
+  std::uint64_t encoded = 0;
+
+  KeptIdentity kept(const Identity& who, const IdentityState& state) {
+    KeptIdentity each{who, state, shapes.keep(state.retired.values), {}};
+    each.state.retired.values.clear();
+    each.streams.assign(state.retired.streams.begin(), state.retired.streams.end());
+    return each;
+  }
+  KeptIncarnation kept(const std::string& segment, const LedgerIncarnation& state) {
+    KeptIncarnation each{segment, state, shapes.keep(state.totals)};
+    each.state.totals.clear();
+    return each;
+  }
+  // Brings the parts up to date, and lists their bytes.
+  template <class Key, class State>
+  std::vector<Encoded> update(std::map<Key, Part<State>>& parts,
+                              const std::map<Key, std::shared_ptr<const State>>& states) {
+    std::erase_if(parts, [&](const auto& part) { return states.count(part.first) == 0; });
+    std::vector<Encoded> all;
+    for (const auto& [key, state] : states) {
+      Part<State>& part = parts[key];
+      all.push_back({&part.bytes});
+      if (part.state == state) continue;
+      part.state = nullptr;  // Until its bytes are whole.
+      part.bytes.clear();
+      ledger::StringBuffer buffer(part.bytes);
+      std::ostream stream(&buffer);
+      OutputArchive archive(stream);
+      part.bytes.clear();  // An archive begins with its byte order; the image has one already.
+      auto each = kept(key, *state);
+      fields(archive, each);
+      part.state = state;
+      ++encoded;
+    }
+    return all;
+  }
+};
+
+LedgerEncoder::LedgerEncoder() : parts_(std::make_unique<Parts>()) {}
+LedgerEncoder::~LedgerEncoder() = default;
+
+std::uint64_t LedgerEncoder::encoded() const {
+  return parts_->encoded;
+}
+
+Result<std::string> LedgerEncoder::encode(const LedgerImage& image) {
+  KeptAs<Encoded, Encoded> kept;
   kept.head.generation = image.generation;
   kept.head.boot_id = image.boot_id;
   kept.head.written_s = image.written_s;
   kept.head.written_realtime_s = image.written_realtime_s;
-  ShapeTable shapes;
-  for (const auto& [who, state] : image.identities) {
-    KeptIdentity& each = kept.identities.emplace_back();
-    each.who = who;
-    each.state = *state;
-    each.state.retired.values.clear();
-    each.values = shapes.keep(state->retired.values);
-    each.streams.assign(state->retired.streams.begin(), state->retired.streams.end());
-  }
-  for (const auto& [segment, state] : image.incarnations) {
-    KeptIncarnation& each = kept.incarnations.emplace_back();
-    each.segment = segment;
-    each.state = *state;
-    each.state.totals.clear();
-    each.totals = shapes.keep(state->totals);
-  }
-  kept.shapes = shapes.take();
   kept.retired.assign(image.retired.begin(), image.retired.end());
   kept.sections.assign(image.sections.begin(), image.sections.end());
-
-  std::ostringstream stream(std::ios::binary);
-  {
-    cereal::PortableBinaryOutputArchive archive(stream);
-    fields(archive, kept);
+  // Shapes of those who are gone stay in the table until it is twice as long as it was.
+  if (parts_->shapes.shapes().size() > 2 * parts_->shapes_in_use + 256) {
+    const std::uint64_t encoded = parts_->encoded;
+    parts_ = std::make_unique<Parts>();
+    parts_->encoded = encoded;
   }
-  const std::string payload = std::move(stream).str();
+  const bool is_first = parts_->shapes.shapes().empty();
   std::string bytes(kHeadBytes, '\0');
+  try {
+    kept.identities = parts_->update(parts_->identities, image.identities);
+    kept.incarnations = parts_->update(parts_->incarnations, image.incarnations);
+    kept.shapes = parts_->shapes.shapes();
+    if (is_first) parts_->shapes_in_use = kept.shapes.size();
+    ledger::StringBuffer buffer(bytes);
+    std::ostream stream(&buffer);
+    OutputArchive archive(stream);
+    fields(archive, kept);
+  } catch (const std::exception& failure) {
+    return Error{failure.what()};
+  }
+  if (bytes.size() > kMaxLedgerBytes) return Error{std::to_string(bytes.size()) + " bytes"};
+  const std::string_view payload = std::string_view(bytes).substr(kHeadBytes);
   const std::uint64_t size = payload.size();
   const std::uint64_t sum = checksum(payload);
   std::memcpy(bytes.data(), kMagic, sizeof kMagic);
   std::memcpy(bytes.data() + 8, &kLedgerFormat, sizeof kLedgerFormat);
   std::memcpy(bytes.data() + 16, &size, sizeof size);
   std::memcpy(bytes.data() + 24, &sum, sizeof sum);
-  return bytes + payload;
+  return bytes;
+}
+
+std::string encode_ledger(const LedgerImage& image) {
+  auto bytes = LedgerEncoder().encode(image);
+  return bytes ? std::move(bytes.value()) : std::string();
 }
 
 Result<LedgerImage> parse_untrusted_ledger(std::string_view bytes) {

@@ -58,6 +58,26 @@ struct LedgerImage {
   std::map<std::string, std::string> sections;
 };
 
+// Encodes one image after the other. Parts that an image shares with the one before it, which are
+// most of a large one, are not encoded again.
+class LedgerEncoder {
+ public:
+  LedgerEncoder();
+  ~LedgerEncoder();
+  LedgerEncoder(const LedgerEncoder&) = delete;
+  LedgerEncoder& operator=(const LedgerEncoder&) = delete;
+
+  // The error says what `parse_untrusted_ledger` would not read: that is never written.
+  Result<std::string> encode(const LedgerImage& image);
+  // How many parts were encoded, ever.
+  std::uint64_t encoded() const;
+
+ private:
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+};
+
+// One image by itself; empty if it could not be read.
 std::string encode_ledger(const LedgerImage& image);
 
 // The error says what is wrong with the bytes.

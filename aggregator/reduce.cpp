@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <optional>
 #include <rankbus/aggregator/reduce.hpp>
+#include <set>
 
 namespace rankbus {
 namespace {
@@ -12,10 +13,13 @@ bool is_shown(const IdentityState& state, double now_s, double retain_s) {
   return now_s - state.last_alive_s <= retain_s;
 }
 
-bool engine_is_shown(const BusReader& bus, const Identity& who, double now_s, double retain_s) {
-  return std::any_of(bus.identities().begin(), bus.identities().end(), [&](const auto& entry) {
-    return entry.first.same_engine(who) && is_shown(entry.second, now_s, retain_s);
-  });
+// Found in one go over all identities, because every one of them may be asked for.
+std::set<EngineKey> engines_shown(const BusReader& bus, double now_s, double retain_s) {
+  std::set<EngineKey> shown;
+  for (const auto& [who, state] : bus.identities()) {
+    if (is_shown(state, now_s, retain_s)) shown.insert(engine_of(who));
+  }
+  return shown;
 }
 
 double as_double(const FieldValue& value) {
@@ -142,7 +146,7 @@ Series& FamilyBuilder::series(const std::string& name, FamilyType type, const st
   series.labels = labels;
   series.created_s = created_s_;
   series.server = who.server;
-  series.engine = who.model.empty() && who.role == 0 ? "" : std::to_string(who.engine);
+  series.engine = who.model.empty() && who.role == 0 ? "" : who.engine_text();
   return series;
 }
 
@@ -174,10 +178,11 @@ std::vector<Family> FamilyBuilder::take() {
 void reduce_records(const BusReader& bus, const ValuesByIdentity& values_of, double now_s,
                     const ReduceOptions& options, FamilyBuilder& out) {
   std::map<EngineKey, EngineFamilies> engines;
+  const std::set<EngineKey> shown = engines_shown(bus, now_s, options.retain_engine_s);
   for (const auto& [who, values] : values_of) {
     const bool rank_shown = is_shown(bus.identities().at(who), now_s, options.retain_rank_s);
-    if (!rank_shown && !engine_is_shown(bus, who, now_s, options.retain_engine_s)) continue;
-    EngineFamilies& engine = engines[{who.server, who.model, who.engine}];
+    if (!rank_shown && shown.count(engine_of(who)) == 0) continue;
+    EngineFamilies& engine = engines[engine_of(who)];
     engine.who = who;
     const double created_s = bus.identities().at(who).began_realtime_s;
     if (engine.created_s == 0 || created_s < engine.created_s) engine.created_s = created_s;
@@ -218,6 +223,9 @@ void reduce_records(const BusReader& bus, const ValuesByIdentity& values_of, dou
 // `<name>_created`, where a counter's name is without its `_total`.
 void add_created_series(std::vector<Family>& families) {
   std::vector<Family> created;
+  // A family that a producer declared is not given a second time.
+  std::set<std::string> names;
+  for (const Family& family : families) names.insert(family.name);
   for (const Family& family : families) {
     if (family.type == FamilyType::gauge) continue;
     Family& made = created.emplace_back();
@@ -232,7 +240,7 @@ void add_created_series(std::vector<Family>& families) {
       made.series.push_back(series);
       made.series.back().value = Number{series.created_s};
     }
-    if (made.series.empty()) created.pop_back();
+    if (made.series.empty() || !names.insert(made.name).second) created.pop_back();
   }
   for (Family& family : created) families.push_back(std::move(family));
   std::stable_sort(families.begin(), families.end(),
@@ -241,37 +249,46 @@ void add_created_series(std::vector<Family>& families) {
 
 namespace {
 
-// The engine's clock: of its living processes, or where it stood when the last of them died.
-void set_clock(const BusReader& bus, const Identity& any, const TickClock& clock,
-               EngineTotals& engine) {
+// An engine's clock: of its living processes, or where it stood when the last of them died.
+struct EngineClock {
+  bool live = false;
+  bool is_virtual = false;
+  double now_s = 0;
   bool all_began_here = true;
   std::uint64_t began_ns = ~std::uint64_t{0};
   std::uint64_t began_ticks = 0;
+
+  std::optional<double> began_s() const {
+    if (!all_began_here) return std::nullopt;
+    return static_cast<double>(is_virtual ? began_ticks : began_ns) * 1e-9;
+  }
+};
+
+// Of all engines, in one go.
+std::map<EngineKey, EngineClock> engine_clocks(const BusReader& bus, const TickClock& clock) {
+  std::map<EngineKey, EngineClock> clocks;
   for (const auto& [who, state] : bus.identities()) {
-    if (!who.same_engine(any)) continue;
-    all_began_here = all_began_here && state.began_ns >= bus.opened_ns();
-    if (state.began_ns < began_ns) {
-      began_ns = state.began_ns;
-      began_ticks = state.began_ticks;
+    EngineClock& engine = clocks[engine_of(who)];
+    engine.all_began_here = engine.all_began_here && state.began_ns >= bus.opened_ns();
+    if (state.began_ns < engine.began_ns) {
+      engine.began_ns = state.began_ns;
+      engine.began_ticks = state.began_ticks;
     }
-    engine.virtual_clock = engine.virtual_clock || state.last_source == bus::ClockSource::caller;
+    engine.is_virtual = engine.is_virtual || state.last_source == bus::ClockSource::caller;
     if (state.last_stamp != 0)
-      engine.clock_s = std::max(engine.clock_s, clock.seconds(state.last_stamp, state.last_source));
+      engine.now_s = std::max(engine.now_s, clock.seconds(state.last_stamp, state.last_source));
   }
   for (const auto& [name, segment] : bus.live()) {
-    if (!segment.who.same_engine(any)) continue;
+    EngineClock& engine = clocks[engine_of(segment.who)];
     const auto source = static_cast<bus::ClockSource>(segment.reader->header().clock_source);
     // The stamps of a run that is over say nothing of the one that lives.
-    if (!engine.live) engine.clock_s = 0;
+    if (!engine.live) engine.now_s = 0;
     engine.live = true;
-    engine.virtual_clock = source == bus::ClockSource::caller;
+    engine.is_virtual = source == bus::ClockSource::caller;
     const std::uint64_t stamp = newest_stamp(*segment.reader);
-    if (stamp != 0) engine.clock_s = std::max(engine.clock_s, clock.seconds(stamp, source));
+    if (stamp != 0) engine.now_s = std::max(engine.now_s, clock.seconds(stamp, source));
   }
-  if (all_began_here) {
-    engine.began_clock_s = engine.virtual_clock ? static_cast<double>(began_ticks) * 1e-9
-                                                : static_cast<double>(began_ns) * 1e-9;
-  }
+  return clocks;
 }
 
 using Gauges = std::map<FieldKey, GaugeReduction>;
@@ -395,9 +412,10 @@ std::vector<EngineTotals> engine_totals(const BusReader& bus, const ValuesByIden
     bool serves = false;  // Some process of it, dead or alive, is a scheduler or a front end.
   };
   std::map<EngineKey, Growing> engines;
+  const std::set<EngineKey> shown = engines_shown(bus, now_s, options.retain_rank_s);
   for (const auto& [who, values] : values_of) {
-    if (!engine_is_shown(bus, who, now_s, options.retain_rank_s)) continue;
-    Growing& engine = engines[{who.server, who.model, who.engine}];
+    if (shown.count(engine_of(who)) == 0 || who.is_whole_model()) continue;
+    Growing& engine = engines[engine_of(who)];
     engine.who = who;
     engine.serves = engine.serves || values.count({"vllm:generation_tokens_total", {}}) != 0 ||
                     values.count({"vllm:prefix_cache_queries_total", {}}) != 0;
@@ -409,13 +427,18 @@ std::vector<EngineTotals> engine_totals(const BusReader& bus, const ValuesByIden
     }
   }
   std::vector<EngineTotals> out;
+  const std::map<EngineKey, EngineClock> clocks = engine_clocks(bus, clock);
   for (auto& [key, engine] : engines) {
     EngineTotals& totals = engine.totals;
     totals.server = server_key(key);
     totals.server_label = engine.who.server_label;
     totals.model_name = key.model;
     totals.engine = key.engine;
-    set_clock(bus, engine.who, clock, totals);
+    const EngineClock& engine_clock = clocks.at(key);
+    totals.live = engine_clock.live;
+    totals.virtual_clock = engine_clock.is_virtual;
+    totals.clock_s = engine_clock.now_s;
+    totals.began_clock_s = engine_clock.began_s();
     totals.running = whole(engine.gauges, "vllm:num_requests_running", {});
     totals.waiting = whole(engine.gauges, "vllm:num_requests_waiting", {});
     totals.deferred =

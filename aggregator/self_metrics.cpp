@@ -221,6 +221,14 @@ void add_ledger(const BusReader& bus, double now_s, FamilyBuilder& out) {
   out.set_created(process_start_s());
 }
 
+void add_folds(const BusReader& bus, FamilyBuilder& out) {
+  if (bus.folded_engines() == 0) return;
+  out.counter("rankbus_engines_folded_total",
+              "Engines without a living process that this aggregator made part of engine=\"other\" "
+              "of their model, because there were too many to keep one by one",
+              {}, kNobody, bus.folded_engines());
+}
+
 void add_process(const BusReader& bus, FamilyBuilder& out) {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
@@ -351,6 +359,7 @@ void add_self_metrics(const BusReader& bus, const TickClock& clock, double now_s
   add_engines(bus, now_s, options, out);
   add_process(bus, out);
   add_ledger(bus, now_s, out);
+  add_folds(bus, out);
 }
 
 }  // namespace rankbus

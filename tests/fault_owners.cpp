@@ -146,6 +146,26 @@ TEST(Owners, EachKilledWhileOthersTry_NobodyIsEverTwoAndNobodyIsLockedOut) {
   EXPECT_EQ(turns->strange, 0) << "a refusal that does not name the owner";
 }
 
+// Of a killed owner's locks that of the bus falls first; the one of its ledger is still held for a
+// moment, when the next owner is there already.
+// C-3, C-4
+TEST(Owners, FollowedBeforeItsLastLockFell_IsNotTakenForAnother) {
+  const Folder folder;
+  ASSERT_EQ(mkdir(folder.bus().c_str(), 0700), 0);
+  Child dying([&](const Line& line) {
+    const std::string path = folder.bus() + "/" + rankbus::kLedgerLockFile;
+    const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0 || !rankbus::bus::take_write_lock(fd)) return 1;
+    line.say("holds");
+    const Directory directory(folder.bus());
+    return wait_until([&] { return rankbus::bus::owner_is_present(directory.fd()); }) ? 0 : 2;
+  });
+  ASSERT_EQ(dying.hear(), "holds");
+  const auto next = open_owner(folder.bus());
+  EXPECT_TRUE(next) << next.error();
+  EXPECT_EQ(dying.wait(), 0);
+}
+
 // C-4
 TEST(Owners, KilledWhileItRemovesTheDead_TheNextFinishesAndEveryCountIsExact) {
   Dice dice(test_seed());

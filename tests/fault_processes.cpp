@@ -25,6 +25,7 @@ TEST(ProducerStopped, LongerThanAnyTimeout_GoesOnInItsOwnSegment) {
   const Environment run("RANKBUS_RUN_ID", "stopped");
   Child stopped([&](const Line& line) { return live_as_rank(line, folder.bus(), 0, 100); });
   const std::string name = stopped.hear();
+  ASSERT_TRUE(rankbus::bus::is_segment_name(name.c_str())) << name;
   auto bus = open_bus(folder.bus(), false);
   ASSERT_TRUE(bus);
   full_pass(*bus);
@@ -125,6 +126,7 @@ TEST(ProducerLives, WithoutItsMainThread_CountsAsAlive) {
     return 2;
   });
   const std::string name = child.hear();
+  ASSERT_TRUE(rankbus::bus::is_segment_name(name.c_str())) << name;
   const auto bus = open_bus(here.bus(), false);
   ASSERT_TRUE(bus);
   const auto is_zombie = [&] {

@@ -23,8 +23,7 @@ bool is_same_file(const struct stat& a, const struct stat& b) {
 bool BusReader::take_owner_lock(int directory, int& fd, const std::string& path, std::string& why) {
   struct stat status {};
   const bool group = fstat(directory, &status) == 0 && bus::is_group_directory(status);
-  fd = openat(directory, bus::kOwnerFile, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC,
-              group ? 0640 : 0600);
+  fd = bus::open_shared_file(directory, bus::kOwnerFile, group ? 0640 : 0600);
   if (fd < 0) {
     const char* advice = errno == ENOSPC
                              ? ". The file system has no room even for an empty file; free some"

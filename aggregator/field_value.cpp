@@ -1,5 +1,7 @@
 #include <algorithm>
 #include <rankbus/aggregator/field_value.hpp>
+#include <rankbus/aggregator/identity.hpp>
+#include <rankbus/aggregator/running_totals.hpp>
 #include <rankbus/aggregator/series_budget.hpp>
 #include <rankbus/bus/declaration.hpp>
 #include <string_view>
@@ -147,7 +149,7 @@ class Extractor {
     }
     const bool known = std::any_of(labels.begin(), labels.end(),
                                    [&](const auto& label) { return label.first == name; });
-    if (!known) set_label(labels, name, text);
+    if (!known) set_label(labels, name, as_utf8_untrusted(text));
   }
 
   FieldValue empty_value(const FieldSchema& field, const bus::FieldPlan& plan) const {
@@ -174,7 +176,8 @@ class Extractor {
     const bool is_zero_at_first = plan.by_labels == 0 && field.metric.rfind("vllm:", 0) == 0;
     if (is_unset && !is_zero_at_first) return;
     FieldValue value = empty_value(field, plan);
-    value.bits = is_unset ? 0 : *total;
+    const std::uint32_t word = plan.totals_offset + row * plan.row_words;
+    value.bits = is_unset ? 0 : stream_.running.whole(word, *total);
     value.stamp = is_unset ? 0 : stream_.totals[bus::kBodyLastStamp];
     std::copy(total + 1, total + 1 + value.cells.size(), value.cells.begin());
     put({field.metric, labels}, value);
@@ -250,7 +253,7 @@ bool add_value(FieldValue& into, const FieldValue& from) {
     return false;
   }
   into.records += from.records;
-  into.bits = into.is_real() ? bus::add_double_bits(into.bits, from.bits) : into.bits + from.bits;
+  into.bits = sum_of(into.type, into.bits, from.bits);
   for (std::size_t i = 0; i < into.cells.size(); ++i) into.cells[i] += from.cells[i];
   return true;
 }

@@ -1,8 +1,19 @@
 #include <algorithm>
 #include <rankbus/aggregator/identity.hpp>
 #include <rankbus/bus/segment.hpp>
+#include <rankbus/exporters/utf8.hpp>
 
 namespace rankbus {
+
+std::string as_utf8_untrusted(std::string_view text) {
+  std::string clean;
+  for (std::size_t at = 0; at < text.size();) {
+    const CodePoint next = read_utf8_untrusted(text, at);
+    clean += next.valid ? text.substr(at, next.bytes) : kReplacementCharacter;
+    at += next.bytes;
+  }
+  return clean;
+}
 
 Labels joined(const Labels& a, const Labels& b) {
   Labels all = a;

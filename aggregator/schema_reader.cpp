@@ -1,8 +1,10 @@
 #include <algorithm>
 #include <cstring>
+#include <map>
 #include <rankbus/aggregator/schema_reader.hpp>
 #include <rankbus/bus/declaration.hpp>
 #include <stdexcept>
+#include <tuple>
 #include <utility>
 
 namespace rankbus {
@@ -50,6 +52,18 @@ bool is_utf8(const std::string& text) {
   return bus::is_utf8(text.data(), text.size());
 }
 
+// A few bytes of a file may stand for many in memory: descriptors may share texts, and a table is
+// made of three bounds. Beyond so many times the size of the file nobody means well.
+constexpr std::uint64_t kMemoryPerFileByte = 16;
+
+// The cells of distributions with the same bounds, of which there is one.
+struct Cells {
+  std::shared_ptr<const std::vector<double>> bounds;
+  std::vector<std::uint16_t> classic;
+  std::shared_ptr<const bus::CellTable> table;
+};
+using CellsKey = std::tuple<std::vector<double>, int, int, bus::Unit>;
+
 class SchemaParser {
  public:
   SchemaParser(const SegmentHeader& header, std::span<const unsigned char> bytes)
@@ -59,9 +73,11 @@ class SchemaParser {
     std::vector<StreamSchema> streams;
     std::vector<std::pair<std::uint64_t, std::uint64_t>> extents;
     extents.emplace_back(0, header_.schema_offset + header_.schema_bytes);
+    check_field_ranges();
     for (std::uint32_t s = 0; s < header_.stream_count; ++s) {
       const auto descriptor =
           copy_at<StreamDescriptor>(std::uint64_t{s} * header_.stream_descriptor_bytes);
+      take_memory(sizeof(StreamSchema));
       streams.push_back(parse_stream(descriptor));
       if (!streams.back().is_skipped) add_extents(streams.back(), extents);
     }
@@ -79,6 +95,27 @@ class SchemaParser {
   }
 
  private:
+  // A field belongs to one stream: else the fields of 64 could be those of one, 64 times in memory.
+  void check_field_ranges() const {
+    std::vector<std::pair<std::uint64_t, std::uint64_t>> ranges;
+    for (std::uint32_t s = 0; s < header_.stream_count; ++s) {
+      const auto stream =
+          copy_at<StreamDescriptor>(std::uint64_t{s} * header_.stream_descriptor_bytes);
+      ranges.emplace_back(stream.first_field,
+                          std::uint64_t{stream.first_field} + stream.field_count);
+    }
+    std::sort(ranges.begin(), ranges.end());
+    for (std::size_t i = 1; i < ranges.size(); ++i)
+      require(ranges[i].first >= ranges[i - 1].second, "two streams share a field");
+  }
+
+  void take_memory(std::uint64_t bytes) {
+    memory_ += bytes;
+    require(memory_ <= kMemoryPerFileByte * header_.segment_bytes,
+            "its schema takes more than " + std::to_string(kMemoryPerFileByte) +
+                " times the memory of its " + std::to_string(header_.segment_bytes) + " bytes");
+  }
+
   template <class T>
   T copy_at(std::uint64_t offset) const {
     require(offset <= bytes_.size() && bytes_.size() - offset >= sizeof(T),
@@ -88,10 +125,10 @@ class SchemaParser {
     return copy;
   }
 
-  std::string text(std::uint32_t offset, std::uint32_t size, std::uint32_t most,
-                   const char* what) const {
+  std::string text(std::uint32_t offset, std::uint32_t size, std::uint32_t most, const char* what) {
     require(size <= most && offset <= bytes_.size() && size <= bytes_.size() - offset,
             std::string("the text of a ") + what + " lies outside the schema or is too long");
+    take_memory(size);
     return {reinterpret_cast<const char*>(bytes_.data()) + offset, size};
   }
 
@@ -173,6 +210,7 @@ class SchemaParser {
     const auto in = copy_at<FieldDescriptor>(first + (std::uint64_t{stream.first_field} + f) *
                                                          header_.field_descriptor_bytes);
     FieldSchema field;
+    take_memory(sizeof field);
     field.name = text(in.name_offset, in.name_bytes, bus::kMaxNameBytes, "field name");
     const std::string where = stream_name + "field " + field.name + ": ";
     require(is_name(field.name), where + "name has characters outside [a-zA-Z0-9_:]");
@@ -236,7 +274,7 @@ class SchemaParser {
   }
 
   void parse_label(const FieldDescriptor& in, std::uint32_t f, StreamSchema& out,
-                   FieldSchema& field, const std::string& where) const {
+                   FieldSchema& field, const std::string& where) {
     require(out.plan.label_count < bus::kMaxLabelFieldsPerStream, where + "too many labels");
     require(out.plan.fields[f].capacity == 1, where + "a label cannot be an array");
     require(is_free_label(field.metric), where + "label name");
@@ -246,6 +284,7 @@ class SchemaParser {
     require(is_utf8(domain), where + "domain is not UTF-8");
     for (std::size_t at = 0; !domain.empty() && at <= domain.size();) {
       const std::size_t end = std::min(domain.find('\n', at), domain.size());
+      take_memory(sizeof(std::string));
       field.domain.push_back(domain.substr(at, end - at));
       at = end + 1;
     }
@@ -253,7 +292,7 @@ class SchemaParser {
   }
 
   void parse_bounds(const FieldDescriptor& in, FieldSchema& field, bus::FieldPlan& plan,
-                    const std::string& where) const {
+                    const std::string& where) {
     require(in.bounds_count <= bus::kMaxCellsPerField && in.bounds_offset <= bytes_.size() &&
                 std::uint64_t{in.bounds_count} * sizeof(double) <= bytes_.size() - in.bounds_offset,
             where + "bounds lie outside the schema");
@@ -261,16 +300,26 @@ class SchemaParser {
     if (!bounds.empty()) {
       std::memcpy(bounds.data(), bytes_.data() + in.bounds_offset, bounds.size() * sizeof(double));
     }
-    auto table = std::make_shared<bus::CellTable>();
-    field.classic_cells.resize(bounds.size());
-    require(bus::build_cell_table(*table, bounds.data(), in.bounds_count, in.native_first,
-                                  in.native_last, field.unit, field.classic_cells.data()),
-            where + "bounds must be positive, ascending, and make at most " +
-                std::to_string(bus::kMaxCellsPerField) + " cells");
+    const std::string wrong = where + "bounds must be positive, ascending, and make at most " +
+                              std::to_string(bus::kMaxCellsPerField) + " cells";
+    for (const double bound : bounds) require(!bus::is_nan_or_infinite(bus::bits_of(bound)), wrong);
+    Cells& cells = cells_[CellsKey{bounds, in.native_first, in.native_last, field.unit}];
+    if (!cells.table) {
+      take_memory(sizeof(bus::CellTable) + bounds.size() * sizeof(double));
+      auto table = std::make_shared<bus::CellTable>();
+      cells.classic.resize(bounds.size());
+      require(bus::build_cell_table(*table, bounds.data(), in.bounds_count, in.native_first,
+                                    in.native_last, field.unit, cells.classic.data()),
+              wrong);
+      cells.table = std::move(table);
+      cells.bounds = std::make_shared<const std::vector<double>>(std::move(bounds));
+    }
+    take_memory(cells.classic.size() * sizeof(std::uint16_t));
     field.native_first = in.native_first;
     field.native_last = in.native_last;
-    field.bounds = std::make_shared<const std::vector<double>>(std::move(bounds));
-    field.table = std::move(table);
+    field.classic_cells = cells.classic;
+    field.bounds = cells.bounds;
+    field.table = cells.table;
     plan.table = field.table.get();
   }
 
@@ -303,6 +352,8 @@ class SchemaParser {
 
   const SegmentHeader& header_;
   std::span<const unsigned char> bytes_;
+  std::map<CellsKey, Cells> cells_;
+  std::uint64_t memory_ = 0;
 };
 
 void check_versions(const SegmentHeader& h) {

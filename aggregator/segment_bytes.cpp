@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <boost/interprocess/file_mapping.hpp>
 #include <boost/interprocess/mapped_region.hpp>
 #include <cerrno>
 #include <cstring>
@@ -28,6 +27,18 @@ bool is_transient(int error) {
 Error error_of(int error, const std::string& what) {
   return Error{what + std::strerror(error), is_transient(error)};
 }
+
+// What Boost maps, by a descriptor that is open. A path to it would need /proc, and a container may
+// have none.
+class OpenFile {
+ public:
+  explicit OpenFile(int fd) : fd_(fd) {}
+  ipc::mapping_handle_t get_mapping_handle() const { return {fd_, false}; }
+  ipc::mode_t get_mode() const { return ipc::read_only; }
+
+ private:
+  int fd_;
+};
 
 // The protocol of bus/slot.hpp over three copies that lie one behind the other.
 struct CopiedMemory {
@@ -87,8 +98,7 @@ std::string SegmentBytes::judge_untrusted(int directory, const bus::AllowedOwner
 
 std::optional<Error> SegmentBytes::map_untrusted() {
   try {
-    const std::string path = "/proc/self/fd/" + std::to_string(fd_);
-    const ipc::file_mapping file(path.c_str(), ipc::read_only);
+    const OpenFile file(fd_);
     region_ = std::make_unique<ipc::mapped_region>(file, ipc::read_only, 0,
                                                    static_cast<std::size_t>(file_bytes_));
   } catch (const ipc::interprocess_exception& failure) {

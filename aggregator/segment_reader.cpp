@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 #include <rankbus/aggregator/boot_id.hpp>
+#include <rankbus/aggregator/identity.hpp>
 #include <rankbus/aggregator/segment_reader.hpp>
 #include <rankbus/bus/clock.hpp>
 #include <rankbus/bus/segment.hpp>
@@ -21,6 +22,8 @@ constexpr std::size_t kBatchRecords = 256;
 constexpr std::size_t kBatchWords = 64 * 1024 / sizeof(Word);
 // No writer makes more than a record a nanosecond; clocks are compared with this much to spare.
 constexpr std::uint64_t kJumpSlack = 1'000'000;
+// A realtime clock may have been set meanwhile, by less than a day.
+constexpr std::uint64_t kRealtimeSlack = 86'400'000'000'000;
 
 std::size_t records_a_batch(const StreamSchema& schema) {
   return std::clamp<std::size_t>(kBatchWords / schema.plan.payload_words, 1, kBatchRecords);
@@ -118,6 +121,7 @@ Result<std::unique_ptr<SegmentReader>> SegmentReader::open_untrusted(
     StreamState state;
     state.totals.resize(stream.plan.body_words);
     if (!state.totals.empty()) bus::clear_totals(stream.plan, state.totals.data());
+    if (!state.totals.empty()) state.running = RunningTotals(stream.plan);
     reader->hidden_fields_ += stream.refused_fields;
     state.schema = std::move(stream);
     reader->streams_.push_back(std::move(state));
@@ -169,8 +173,49 @@ std::uint64_t SegmentReader::stamp_here(std::uint64_t stamp) const {
   return is_before_all ? 1 : shifted;
 }
 
+// How long the writer can have written, by the clocks that it and this process share. Virtual time
+// bounds nothing: a writer's records may all be numbered from anywhere.
+std::uint64_t SegmentReader::most_published() const {
+  if (header_.clock_domain != static_cast<std::uint32_t>(bus::ClockDomain::real))
+    return ~std::uint64_t{0};
+  const bool is_same_clock = is_of_this_boot() && opened_ns_here_ == header_.anchor_monotonic_ns;
+  const std::uint64_t age_ns = is_same_clock
+                                   ? bus::monotonic_ns() - opened_ns_here_
+                                   : bus::clock_ns(CLOCK_REALTIME) - header_.anchor_realtime_ns;
+  const bool is_past = static_cast<std::int64_t>(age_ns) > 0;
+  return (is_past ? age_ns : 0) + (is_same_clock ? kJumpSlack : kRealtimeSlack);
+}
+
+// What a segment says it published before anybody looked must be possible too: in the time since it
+// was opened, and so that the newest record is in its slot, or was.
+bool SegmentReader::first_look_is_possible() {
+  for (std::size_t s = 0; s < streams_.size(); ++s) {
+    const StreamSchema& schema = streams_[s].schema;
+    const Word published = load_published(s);
+    if (published == 0) continue;
+    const std::uint64_t most = most_published();
+    if (published > most) {
+      contradict("stream " + schema.name + ": " + std::to_string(published) +
+                 " records were published, in a time for at most " + std::to_string(most));
+      return false;
+    }
+    Word unused = 0;
+    const SlotOutcome newest = bytes_->read_slot_untrusted(
+        slot_offset(schema, published - 1), published - 1, schema.capacity, &unused, 0, true);
+    // The word of one number is the word of an empty slot.
+    const bool is_told = bus::word_when_whole(published - 1) != 0;
+    if (is_told && newest != SlotOutcome::whole && newest != SlotOutcome::lapped) {
+      contradict("stream " + schema.name + ": record " + std::to_string(published - 1) +
+                 " was published, but its slot does not hold it");
+      return false;
+    }
+  }
+  return true;
+}
+
 // What was sampled before this reader came is not its loss.
 void SegmentReader::begin_streams() {
+  if (!first_look_is_possible()) return;
   const bool writer_is_dead = !writer_is_alive();
   for (std::size_t s = 0; s < streams_.size(); ++s) {
     StreamState& state = streams_[s];
@@ -194,6 +239,8 @@ void SegmentReader::resume(std::size_t index, const StreamProgress& progress) {
   stream.verified = progress.verified;
   stream.skipped = progress.skipped;
   stream.mismatches = progress.mismatches;
+  stream.running.restore_untrusted(progress.running);
+  stream.running.note(stream.totals, stream.position);
   if (stream.seen_before >= stream.first_position) return;
   const Word published = load_published(index);
   const std::uint64_t capacity = stream.schema.capacity;
@@ -261,6 +308,7 @@ bool SegmentReader::take_checkpoint(StreamState& stream, int which, std::vector<
   }
   stream.position = body[bus::kBodyRecords];
   stream.totals.swap(body);
+  stream.running.note(stream.totals, stream.position);
   // Comparing a checkpoint with itself would prove nothing.
   stream.checkpoint_seen[static_cast<std::size_t>(which)] = stream.position;
   return true;
@@ -412,7 +460,10 @@ void SegmentReader::fold_batch(StreamState& stream, const SampleSink& sink) {
   for (const std::uint64_t number : batch_.numbers) {
     const Sample sample{schema, reinterpret_cast<const unsigned char*>(payload), number,
                         number < stream.seen_before};
-    if (!stream.totals.empty()) bus::fold_payload(schema.plan, payload, stream.totals.data());
+    if (!stream.totals.empty()) {
+      bus::fold_payload(schema.plan, payload, stream.totals.data());
+      stream.running.note(stream.totals, number + 1);
+    }
     if (schema.info_field >= 0) take_info(stream, sample);
     if (sink) sink(sample);
     payload += schema.plan.payload_words;
@@ -707,12 +758,15 @@ void SegmentReader::learn_texts() {
     const std::uint64_t offset = where >> 32;
     const std::uint64_t size = where & 0xffffffff;
     std::string text;
+    // Texts of a producer lie side by side; entries that share one would make much of little.
     if (size <= bus::kMaxLabelTextBytes && offset <= header_.dictionary_text_bytes &&
-        offset % 8 == 0 && size <= header_.dictionary_text_bytes - offset) {
+        offset % 8 == 0 && size <= header_.dictionary_text_bytes - offset &&
+        size <= header_.dictionary_text_bytes - text_bytes_) {
       text.resize(size);
       if (!bytes_->copy_untrusted(texts + offset, text.data(), size)) return;
+      text_bytes_ += size;
     }
-    texts_.push_back(std::move(text));
+    texts_.push_back(as_utf8_untrusted(text));
   }
 }
 

@@ -17,6 +17,7 @@
 #include <memory>
 #include <optional>
 #include <rankbus/aggregator/result.hpp>
+#include <rankbus/aggregator/running_totals.hpp>
 #include <rankbus/aggregator/schema_reader.hpp>
 #include <rankbus/aggregator/segment_bytes.hpp>
 #include <rankbus/bus/slot.hpp>
@@ -60,6 +61,7 @@ using SampleSink = std::function<void(const Sample&)>;
 struct StreamState {
   StreamSchema schema;
   std::vector<bus::Word> totals;  // A body, as of `position`; empty if samples only.
+  RunningTotals running;          // Of these, the sums that the source keeps.
   // Which rows of labels are shown under their own texts; rows that nobody judged yet, if anybody
   // does, are not.
   std::vector<bool> rows_shown;
@@ -95,6 +97,7 @@ struct StreamProgress {
   std::uint64_t verified = 0;
   std::uint64_t skipped = 0;
   std::uint64_t mismatches = 0;
+  std::string running = {};  // As `RunningTotals` saved it.
 };
 
 class SegmentReader {
@@ -182,6 +185,8 @@ class SegmentReader {
   SegmentReader() = default;
   static std::uint64_t next_serial();
   void compare_clocks();
+  std::uint64_t most_published() const;
+  bool first_look_is_possible();
   void begin_streams();
   void begin(StreamState& stream, std::size_t index, bool writer_is_dead);
   void contradict(const std::string& what);
@@ -216,6 +221,7 @@ class SegmentReader {
   std::uint64_t opened_ns_here_ = 0;
   std::vector<StreamState> streams_;
   std::vector<std::string> texts_;  // Of the dictionary, from entry 1; what is known stays so.
+  std::uint64_t text_bytes_ = 0;    // Of them as they were stored.
   Batch batch_;
   std::size_t first_stream_ = 0;  // Where the next poll begins.
   bool is_behind_ = false;

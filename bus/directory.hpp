@@ -60,6 +60,14 @@ inline void resolve_bus_path(const char* asked, char (&path)[kPathBytes]) noexce
   }
 }
 
+// Where a user's bus is if nothing is said. Whoever comes first may make a directory of any name
+// there, this one too.
+inline bool is_default_of_user(const char* path) noexcept {
+  char own[kPathBytes];
+  snprintf(own, sizeof own, "/dev/shm/rankbus-%u", static_cast<unsigned>(geteuid()));
+  return std::strcmp(path, own) == 0;
+}
+
 inline bool is_group_directory(const struct stat& status) noexcept {
   return (status.st_mode & S_ISGID) != 0 && (status.st_mode & S_ISVTX) != 0;
 }
@@ -77,8 +85,9 @@ struct AllowedOwners {
   }
 };
 
-// Judges an open directory: ours, or root's, or a service's for its group; not writable for others;
-// in memory. A file on a disk would let one slow disk stop every worker that writes it.
+// Judges an open directory: ours, or root's, or a service's for its group, if somebody named it;
+// not writable for others; in memory. A file on a disk would let one slow disk stop every worker
+// that writes it.
 inline bool judge_bus_directory(int fd, const char* path, const AllowedOwners& allowed,
                                 Reason& why) noexcept {
   struct stat status {};
@@ -88,11 +97,11 @@ inline bool judge_bus_directory(int fd, const char* path, const AllowedOwners& a
   }
   const bool ours =
       status.st_uid == geteuid() || status.st_uid == 0 || allowed.include(status.st_uid);
-  if (!ours && !is_group_directory(status)) {
+  if (!ours && (!is_group_directory(status) || is_default_of_user(path))) {
     why.set(
-        "%s: owned by uid %u, expected uid %u, root, or a group directory (mode 3770). Somebody "
-        "else "
-        "may have taken the name; choose another with RANKBUS_BUS",
+        "%s: owned by uid %u, expected uid %u, root, or a group directory (mode 3770) of another "
+        "name than a user's own. Somebody else may have taken the name; choose another with "
+        "RANKBUS_BUS",
         path, static_cast<unsigned>(status.st_uid), static_cast<unsigned>(geteuid()));
     return false;
   }
@@ -191,6 +200,17 @@ inline bool take_write_lock(int fd) noexcept {
   lock.l_type = F_WRLCK;
   lock.l_whence = SEEK_SET;
   return fcntl(fd, F_OFD_SETLK, &lock) == 0;
+}
+
+// Opens a file of the directory that its users share, after making it if nobody did. With O_CREAT a
+// kernel may refuse another user's file in a sticky directory (fs.protected_regular), so it comes
+// without where the file is there.
+inline int open_shared_file(int directory, const char* name, mode_t mode) noexcept {
+  constexpr int kFlags = O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
+  int fd = openat(directory, name, kFlags);
+  if (fd < 0 && errno == ENOENT) fd = openat(directory, name, kFlags | O_CREAT | O_EXCL, mode);
+  if (fd < 0 && errno == EEXIST) fd = openat(directory, name, kFlags);
+  return fd;
 }
 
 inline bool owner_is_present(int directory) noexcept {

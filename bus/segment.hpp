@@ -632,7 +632,7 @@ inline std::uint32_t remove_oldest_dead_segment(int directory) noexcept {
 class OpenersLock {
  public:
   explicit OpenersLock(int directory, mode_t mode) noexcept {
-    fd_ = openat(directory, kOpenFile, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, mode);
+    fd_ = open_shared_file(directory, kOpenFile, mode);
     // The first opener's mask must not keep the rest of its group out; for the others this fails.
     if (fd_ >= 0 && fchmod(fd_, mode) != 0) errno = 0;
     for (int i = 0; fd_ >= 0 && i < 250 && !take_write_lock(fd_); ++i) {

@@ -4,7 +4,8 @@
 // The producer folds each record into totals of its own, in private memory; a reader that follows
 // the slots folds the same values by the same functions in the same order, so that at every
 // checkpoint both hold the same words, bit for bit. Integers add modulo 2^64; doubles are added one
-// by one in record order. Nothing here depends on the compiler's floating-point options.
+// by one in record order, and what would make a sum infinite is invalid, because nothing leads back
+// from there. Nothing here depends on the compiler's floating-point options.
 #pragma once
 
 #include <cstddef>
@@ -109,7 +110,12 @@ inline void fold_counter(Word* body, Word* total, Type type, std::uint64_t raw) 
   } else if (static_cast<std::int64_t>(raw) < 0 && raw << 1 != 0) {
     ++body[kBodyNegative];
   } else if (raw >= 0x0010000000000000ull) {
-    *total = add_double_bits(*total, raw);
+    const std::uint64_t sum = add_double_bits(*total, raw);
+    if (is_nan_or_infinite(sum)) {
+      ++body[kBodyInvalid];
+    } else {
+      *total = sum;
+    }
   }
 }
 
@@ -136,7 +142,12 @@ inline void fold_observation(Word* body, Word* total, const CellTable& table, Ty
     if (cell == 0) {
       if (static_cast<std::int64_t>(raw) < 0 && raw << 1 != 0) ++body[kBodyNegative];
     } else {
-      total[0] = add_double_bits(total[0], raw);
+      const std::uint64_t sum = add_double_bits(total[0], raw);
+      if (is_nan_or_infinite(sum)) {
+        ++body[kBodyInvalid];
+        return;
+      }
+      total[0] = sum;
     }
     ++total[1 + cell];
     return;

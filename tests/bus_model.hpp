@@ -310,6 +310,10 @@ class StreamModel {
     }
     if (value < 0) ++body[3];
     const bool counts = std::isnormal(value) && value > 0;  // Subnormals count as zero.
+    if (counts && !std::isfinite(double_of(*total) + value)) {
+      ++body[2];
+      return;
+    }
     if (counts) *total = bits_of(double_of(*total) + value);
     if (kind == Kind::distribution) ++total[1 + (counts ? cell(place, value) : 0)];
   }

@@ -192,6 +192,9 @@ class Stream:
             value = as_double(raw)
             positive = value >= sys.float_info.min
             body[3] += value < 0
+            if positive and not math.isfinite(as_double(body[at]) + value):
+                body[2] += 1
+                return
             if positive:
                 body[at] = as_bits(as_double(body[at]) + value)
             if field.kind == DISTRIBUTION:

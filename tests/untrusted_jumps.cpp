@@ -61,10 +61,6 @@ class Attacked {
     const rankbus::StreamSchema& schema = stream(index).schema;
     return schema.slots_offset + record % schema.capacity * schema.slot_bytes;
   }
-  std::uint64_t checkpoint_at(int which) const {
-    const rankbus::StreamSchema& schema = stream(0).schema;
-    return schema.checkpoint_offset + static_cast<std::uint64_t>(which) * schema.checkpoint_stride;
-  }
   Word get(std::uint64_t offset) const {
     Word word = 0;
     EXPECT_EQ(pread(fd_, &word, sizeof word, static_cast<off_t>(offset)), 8);
@@ -72,6 +68,12 @@ class Attacked {
   }
   void put(std::uint64_t offset, Word word) const {
     EXPECT_EQ(pwrite(fd_, &word, sizeof word, static_cast<off_t>(offset)), 8);
+  }
+  void put_checkpoint(int which, const std::vector<Word>& body) const {
+    const rankbus::StreamSchema& schema = stream(0).schema;
+    const std::uint64_t at =
+        schema.checkpoint_offset + static_cast<std::uint64_t>(which) * schema.checkpoint_stride;
+    for (std::size_t word = 0; word < body.size(); ++word) put(at + 8 * (1 + word), body[word]);
   }
   // What was read before stands, and nothing else.
   void expect_totals_of(std::uint64_t records) {
@@ -201,12 +203,43 @@ TEST_P(Jumps, Malicious_CheckpointAheadOfPublished_IsDamageAndNoLoss) {
     // Totals that grow as they should, of more records than anybody made.
     std::vector<Word> body = segment.stream(0).totals;
     body[rankbus::bus::kBodyRecords] = records;
-    for (const int which : {0, 1}) {
-      for (std::size_t word = 0; word < body.size(); ++word)
-        segment.put(segment.checkpoint_at(which) + 8 * (1 + word), body[word]);
-    }
+    for (const int which : {0, 1}) segment.put_checkpoint(which, body);
     segment.expect_damage("of which ");
   }
+}
+
+// The same between two looks at `published`, by a writer that lets all of its words agree.
+// C-20
+TEST_P(Jumps, Malicious_EverythingAheadWhileItIsRead_IsDamageAndNoLoss) {
+  constexpr Word kAhead = Word{1} << 40;
+  Attacked segment(GetParam());
+  segment.record(20);
+  // Behind the checkpoint at 48, where reading pauses.
+  const std::uint64_t slot = segment.slot_at(0, 50);
+  const rankbus::StreamState& stream = segment.stream(0);
+  bool was_attacked = false;
+  segment.reader().poll(false, [&](const rankbus::Sample& sample) {
+    if (was_attacked || sample.stream.name != "tile") return;
+    was_attacked = true;
+    std::vector<Word> body = stream.totals;
+    body[rankbus::bus::kBodyRecords] = kAhead;
+    for (const int which : {0, 1}) segment.put_checkpoint(which, body);
+    segment.put(segment.published_at(0), kAhead);
+    segment.put(slot,
+                segment.get(slot) + 2 * (kAhead / stream.schema.capacity) * stream.schema.capacity);
+  });
+  ASSERT_TRUE(was_attacked);
+  // Who reads by copies may have had the slot before it was changed.
+  if (GetParam() == ByteAccess::mapped) {
+    EXPECT_NE(segment.reader().error().find("while it was read"), std::string::npos)
+        << segment.reader().error();
+    segment.expect_totals_of(50);
+  }
+  segment.reader().poll(false, {});
+  EXPECT_NE(segment.reader().error().find("`published` grew by"), std::string::npos)
+      << segment.reader().error();
+  EXPECT_LE(stream.position, 60u);
+  segment.expect_totals_of(stream.position);
 }
 
 }  // namespace

@@ -260,6 +260,35 @@ inline void expect_counts(const Scrape& scrape, const Counts& counts) {
   EXPECT_EQ(scrape.total("rankbus_checkpoints_mismatches_total"), 0);
 }
 
+// No bucket has less than one below it, and the last one has all: histograms are of one moment.
+inline void expect_whole_histograms(const Scrape& scrape) {
+  std::map<std::string, std::map<double, double>> buckets;  // By series without its bound.
+  for (const auto& [series, value] : scrape.samples) {
+    const std::size_t bound = series.find("le=\"");
+    if (series.find("_bucket{") == std::string::npos || bound == std::string::npos) continue;
+    const std::size_t end = series.find('"', bound + 4);
+    std::string name = series.substr(0, bound) + series.substr(end + 1);
+    name.replace(name.find("_bucket{"), 7, "_count");
+    buckets[name][std::strtod(series.c_str() + bound + 4, nullptr)] = value;
+  }
+  for (const auto& [name, counts] : buckets) {
+    double before = 0;
+    for (const auto& [bound, count] : counts) {
+      EXPECT_GE(count, before) << name << " up to " << bound;
+      before = count;
+    }
+    // Labels that stand before or after the bound leave a comma of their own.
+    std::string each = name;
+    for (const auto& [from, to] : {std::pair{",,", ","}, {"{,", "{"}, {",}", "}"}, {"{}", ""}}) {
+      if (const std::size_t at = each.find(from); at != std::string::npos)
+        each.replace(at, std::strlen(from), to);
+    }
+    const auto total = scrape.samples.find(each);
+    ASSERT_NE(total, scrape.samples.end()) << each;
+    EXPECT_EQ(total->second, before) << each;
+  }
+}
+
 // Counters, sums and buckets over all scrapes, whoever answered them: none goes back, and none that
 // counted anything disappears.
 class CounterWatch {

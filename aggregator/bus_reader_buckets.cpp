@@ -25,7 +25,10 @@ void BusReader::settle_buckets_of(const Identity& who) {
     for (auto& [family, buckets] : buckets_of(*segment.reader))
       claims[family].push_back({segment.reader->opened_ns_here(), buckets});
   }
-  for (const auto& [family, all] : claims) {
+  // Names of their own, because clang++ 14 has no lambda capture a structured binding.
+  for (const auto& of_family : claims) {
+    const std::string& family = of_family.first;
+    const auto& all = of_family.second;
     const bool stands = std::any_of(all.begin(), all.end(), [&](const Claim& claim) {
       return buckets_.has(who, family, claim.buckets);
     });
@@ -43,7 +46,9 @@ void BusReader::settle_buckets_of(const Identity& who) {
 void BusReader::restart_family(const Identity& who, const std::string& family,
                                const Buckets& buckets) {
   buckets_.restart(who, family, buckets, static_cast<double>(bus::clock_ns(CLOCK_REALTIME)) * 1e-9);
-  for (auto& [each, state] : identities_) {
+  for (auto& identity : identities_) {
+    const Identity& each = identity.first;
+    IdentityState& state = identity.second;
     if (!each.same_engine(who)) continue;
     const auto dropped = std::erase_if(state.retired.values, [&](const auto& entry) {
       return entry.first.first == family && !buckets_.is_current(each, entry.first, entry.second);

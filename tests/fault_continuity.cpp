@@ -126,11 +126,61 @@ TEST_F(Continuity, KilledRightAfterEachAnswer_NoCounterOfAllIsLowerInTheNext) {
               static_cast<unsigned long long>(requests));
 }
 
+// Where an image cannot be written and does not fail either, answers do not wait for it for ever.
+// C-3
+TEST_F(Continuity, OnADiskThatHangs_AnswersAreExactAndTheLedgerGoesOnAfterwards) {
+  aggregator_->end(SIGKILL);
+  const std::string sign = folder_ / "hangs";
+  const Environment hang("RANKBUS_TEST_HANG_WHILE", sign);
+  std::ofstream(sign).put('!');
+  // No such point is ever reached; the library is there all the same.
+  aggregator_ = std::make_unique<AggregatorProcess>(AggregatorProcess::Options{
+      folder_.bus(), {"--state-dir", folder_ / "state", "--slo-end-to-end", "1"}, "nowhere:1"});
+  const Bursts rank(folder_.bus(), 0);
+  double generation = -1;
+  for (int answer = 0; answer < 4; ++answer) {
+    rank.write(10);
+    const auto scrape = aggregator_->scrape();
+    ASSERT_TRUE(scrape) << aggregator_->log();
+    watch_.see(*scrape);
+    EXPECT_EQ(scrape->total("vllm:request_success_total"), static_cast<double>(rank.records()));
+    if (answer > 0) {
+      EXPECT_EQ(scrape->total("rankbus_ledger_generation"), generation);
+    }
+    generation = scrape->total("rankbus_ledger_generation");
+  }
+  ASSERT_EQ(unlink(sign.c_str()), 0);
+  ASSERT_TRUE(wait_until([&] {
+    rank.write(1);
+    const auto scrape = aggregator_->scrape();
+    return scrape && scrape->total("rankbus_ledger_generation") > generation;
+  }));
+  for (int life = 0; life < 2; ++life) {
+    rank.write(10);
+    answer_and_die();
+    EXPECT_EQ(last_->total("vllm:request_success_total"), static_cast<double>(rank.records()));
+  }
+}
+
+class ContinuityOfQuarantine : public Continuity, public testing::WithParamInterface<bool> {
+ protected:
+  // The next answer, of the same aggregator or of its successor.
+  void answer() {
+    if (GetParam()) {
+      answer_and_die();
+      return;
+    }
+    last_ = aggregator_->scrape();
+    ASSERT_TRUE(last_) << aggregator_->log();
+    watch_.see(*last_);
+  }
+};
+
 // Samples that were told as lost when a segment was found to contradict itself.
-TEST_F(Continuity, QuarantinedAndReleased_WhatItLostIsKeptAndNeverGoesBack) {
+TEST_P(ContinuityOfQuarantine, Released_WhatItLostIsKeptAndNeverGoesBack) {
   const Bursts rank(folder_.bus(), 0);
   rank.write(10);
-  answer_and_die();
+  answer();
   ASSERT_TRUE(aggregator_->scrape());
   ::kill(aggregator_->pid(), SIGSTOP);
   rank.write(30);
@@ -155,7 +205,7 @@ TEST_F(Continuity, QuarantinedAndReleased_WhatItLostIsKeptAndNeverGoesBack) {
       "stream=\"finished_request\"}";
   double lost = 0;
   for (int life = 0; life < 3; ++life) {
-    answer_and_die();
+    answer();
     // Those before a checkpoint on the way were folded.
     lost = 40 - last_->samples.at(read_series);
     EXPECT_GE(lost, 20);
@@ -175,12 +225,16 @@ TEST_F(Continuity, QuarantinedAndReleased_WhatItLostIsKeptAndNeverGoesBack) {
   }));
   rank.write(5);
   for (int life = 0; life < 2; ++life) {
-    answer_and_die();
+    answer();
     EXPECT_EQ(last_->samples.at(lost_series), lost) << "told as lost, they stay so";
     EXPECT_EQ(last_->total("rankbus_slo_requests_total"), 45 - lost) << "and judged by nobody";
     EXPECT_EQ(last_->total("vllm:request_success_total"), 45) << "totals have them all";
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Ledger, ContinuityOfQuarantine, testing::Bool(), [](const auto& restarts) {
+  return restarts.param ? "OverRestarts" : "ByOneAggregator";
+});
 
 }  // namespace
 }  // namespace bus_test

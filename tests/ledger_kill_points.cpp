@@ -2,8 +2,10 @@
 //
 // RANKBUS_TEST_KILL_AT=POINT:N means the N-th time that POINT is reached. What others can see of a
 // ledger changes only by system calls, so these points are all the states that a kill can leave.
+// While there is a file RANKBUS_TEST_HANG_WHILE, its disk hangs: an image is not synced.
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -67,6 +69,8 @@ ssize_t write(int fd, const void* bytes, size_t count) {
 }
 
 int fsync(int fd) {
+  const char* hangs = getenv("RANKBUS_TEST_HANG_WHILE");
+  while (hangs != nullptr && fd == ledger_fd && access(hangs, F_OK) == 0) sched_yield();
   const int result = next<int(int)>("fsync")(fd);
   reach(fd == ledger_fd ? "synced" : "directory-synced");
   return result;

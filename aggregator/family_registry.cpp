@@ -165,9 +165,10 @@ void FamilyRegistry::judge_untrusted(SegmentReader& reader,
                                      const std::function<void(const std::string&)>& warn) {
   for (const std::string& what : reader.unknown_to_this_build()) {
     if (said_.size() >= kMaxFamilies || !said_.insert(what).second) continue;
-    warn("segment " + reader.name() + ": " + what +
-         ". The rest of it is read. Upgrade the aggregator before the producers. Fields are counted "
-         "in rankbus_refused_fields");
+    warn(
+        "segment " + reader.name() + ": " + what +
+        ". The rest of it is read. Upgrade the aggregator before the producers. Fields are counted "
+        "in rankbus_refused_fields");
   }
   std::map<std::string, const FieldSchema*> histograms;  // The first of each family.
   for (std::size_t s = 0; s < reader.streams().size(); ++s) {

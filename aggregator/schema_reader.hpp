@@ -41,7 +41,7 @@ struct StreamSchema {
   std::uint64_t checkpoint_stride = 0;
   std::uint32_t slot_bytes = 0;
   std::uint32_t capacity = 0;
-  std::uint32_t refused_fields = 0;  // That this build cannot show ...
+  std::uint32_t refused_fields = 0;   // That this build cannot show ...
   std::vector<std::string> refusals;  // ... and why, in sentences without an end.
   // A newer writer's stream, of which only the name is known: nothing of it is read. Its place in
   // the list is kept, because `published` words are found by it.

@@ -196,6 +196,13 @@ void add_quarantined(const LiveSegment& segment, const Retired& retired, FamilyB
   }
 }
 
+// Why an owner before this one quarantined a segment, in a word; the ledger has the sentence.
+const char* kind_of_untrusted(const std::string& quarantine) {
+  if (quarantine.find("was truncated") != std::string::npos) return "truncated";
+  if (quarantine.find("holes were made") != std::string::npos) return "holes";
+  return "inconsistent";
+}
+
 void add_ledger(const BusReader& bus, double now_s, FamilyBuilder& out) {
   if (bus.ledger() == nullptr) return;
   const LedgerStatus status = bus.ledger()->status();
@@ -341,8 +348,8 @@ void add_self_metrics(const BusReader& bus, const TickClock& clock, double now_s
       streams[left->who][stream_label(retired, stream)].add(counts);
     if (left->quarantine.empty()) continue;
     out.gauge("rankbus_quarantined", "1 for a segment that contradicts itself and is read no more",
-              joined(rank_labels(left->who), {{"reason", "inconsistent"}}), left->who,
-              std::uint64_t{1});
+              joined(rank_labels(left->who), {{"reason", kind_of_untrusted(left->quarantine)}}),
+              left->who, std::uint64_t{1});
   }
   const std::uint64_t shown_namespace = pid_namespace_of_proc();
   for (const auto& [who, segment] : living) {

@@ -173,5 +173,58 @@ TEST_F(LedgerOfBus, CountersOfSamples_ComeBackAsTheyWereGiven) {
   EXPECT_EQ(bus->sections_at_start().at("goodput"), std::string("\0bytes", 6));
 }
 
+// C-21
+TEST_F(LedgerOfBus, SegmentThatLostItsBytes_IsCalledSoAfterARestartToo) {
+  const std::pair<const char*, std::function<int(int, off_t)>> wrongs[] = {
+      {"truncated", [](int fd, off_t bytes) { return ftruncate(fd, bytes / 2); }},
+      {"holes", [](int fd, off_t bytes) {
+         return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, bytes / 2, bytes / 2);
+       }}};
+  for (const auto& [kind, wrong] : wrongs) {
+    const Child child([&](const Line& line) {
+      rankbus::Producer producer = open_producer(0, 0);
+      record(producer, 10);
+      line.say(producer.segment_name());
+      (void)line.hear();
+      return 0;
+    });
+    const std::string name = child.hear();
+    auto bus = open_with_ledger();
+    full_pass(*bus);
+    const int fd = open((folder_.bus() + "/" + name).c_str(), O_RDWR | O_CLOEXEC);
+    struct stat status {};
+    ASSERT_EQ(fstat(fd, &status), 0);
+    ASSERT_EQ(wrong(fd, status.st_size), 0);
+    close(fd);
+    const auto reasons = [&] {
+      rankbus::FamilyBuilder families;
+      rankbus::add_self_metrics(*bus, rankbus::TickClock(), now_s(), {}, families);
+      std::vector<std::string> found;
+      for (const rankbus::Family& family : families.take()) {
+        if (family.name != "rankbus_quarantined") continue;
+        for (const rankbus::Series& series : family.series) {
+          for (const auto& [label, value] : series.labels) {
+            if (label == "reason") found.push_back(value);
+          }
+        }
+      }
+      return found;
+    };
+    EXPECT_TRUE(wait_until([&] {
+      full_pass(*bus);
+      return !reasons().empty();
+    }));
+    EXPECT_EQ(reasons(), std::vector<std::string>{kind});
+    bus->finish(now_s());
+    bus.reset();
+    bus = open_with_ledger();
+    full_pass(*bus);
+    EXPECT_EQ(reasons(), std::vector<std::string>{kind});
+    bus->finish(now_s());
+    bus.reset();
+    ASSERT_EQ(unlink((folder_.bus() + "/" + name).c_str()), 0);
+  }
+}
+
 }  // namespace
 }  // namespace bus_test

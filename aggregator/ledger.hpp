@@ -35,7 +35,7 @@ struct LedgerOptions {
   // Where each restart is another engine (a server named by its pod): so many dead ones are shown,
   // and of those that are not so much is remembered one by one. Beyond that the oldest are one for
   // each model, and of so many models.
-  std::size_t most_dead_engines = 512;
+  std::size_t most_dead_engines = 256;
   std::size_t most_past_identities = 16'384;
   std::uint64_t most_past_series = bus::kMaxSeriesPerNode / 2;
   std::size_t most_models = 256;

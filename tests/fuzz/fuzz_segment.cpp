@@ -525,9 +525,20 @@ Change new_change(const Base& base, Random& random) {
   change.part = static_cast<std::uint8_t>(below(random, static_cast<unsigned>(Part::count)));
   change.where = static_cast<std::uint16_t>(below(random, 2 * base.map.stream_count()));
   change.index = static_cast<std::uint32_t>(random());
-  // One change in three is made while the segment is read, others mostly before.
-  const std::uint64_t when = below(random, 9);
-  change.when = static_cast<std::uint8_t>(when < 3 ? 4 : when < 6 ? when - 2 : 0);
+  // Most words of a checkpoint or a slot are amounts; those that steer come first.
+  const bool steers = one_in(random, 2);
+  if (steers && change.what() == Part::checkpoint) {
+    change.index = static_cast<std::uint32_t>(below(random, 1 + rankbus::bus::kBodyHeadWords));
+  } else if (steers && change.what() == Part::slot) {
+    const auto& stream = base.map.stream(change.where);
+    change.index =
+        static_cast<std::uint32_t>(below(random, stream.capacity) * stream.slot_bytes / 8);
+  } else if (steers && change.what() == Part::new_checkpoint) {
+    change.index = static_cast<std::uint32_t>(below(random, rankbus::bus::kBodyHeadWords));
+  }
+  // One change in six is made while the segment is read, most of the others before.
+  const std::uint64_t when = below(random, 12);
+  change.when = static_cast<std::uint8_t>(when < 2 ? 4 : when < 5 ? when - 1 : 0);
   choose_value(change, base, random);
   return change;
 }

@@ -384,11 +384,12 @@ TEST(AllowedUsers, DirectoryOfAnotherUser_IsTakenOnlyIfThatUserIsNamed) {
   const std::string name = [&] {
     Child child([&](const Line& line) {
       if (setresgid(kGroup, kGroup, kGroup) != 0 || setresuid(kAlice, kAlice, kAlice) != 0)
-        return 1;
+        return kSkipped;
       return live_as_rank(line, folder.bus(), 0, 12);
     });
     return child.hear();
   }();
+  if (name.empty()) GTEST_SKIP() << kNoUsers;
   ASSERT_TRUE(rankbus::bus::is_segment_name(name.c_str())) << name;
   BusOptions options;
   options.directory = folder.bus();
@@ -419,7 +420,7 @@ TEST(AllowedUsers, SegmentOfAnotherUser_IsReadOnlyIfThatUserIsNamed) {
   if (geteuid() != 0) GTEST_SKIP() << kNoUsers;
   const std::string name = leave_dead(folder.bus(), 0, 4);
   const std::string path = folder.bus() + "/" + name;
-  ASSERT_EQ(chown(path.c_str(), kAlice, kAlice), 0);
+  if (chown(path.c_str(), kAlice, kAlice) != 0) GTEST_SKIP() << kNoUsers;
   ASSERT_EQ(chmod(path.c_str(), 0644), 0);
   ASSERT_EQ(chmod(folder.bus().c_str(), 0755), 0);
   ASSERT_EQ(chmod(folder.path().c_str(), 0755), 0);

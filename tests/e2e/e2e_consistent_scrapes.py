@@ -52,7 +52,7 @@ class ConsistentScrapes(unittest.TestCase):
         folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         truth = folder / "truth.json"
         aggregator = self.enterContext(lib.Aggregator(bus))
-        arguments = ("--speed", "max", "--linger", "--truth", truth, "--tp", 2, "--workload", "generated:400")
+        arguments = ("--speed", "max", "--linger", "--truth", truth, "--tp", 2, "--workload", "generated:20000")
         simulator = self.enterContext(lib.simulate(bus, *arguments))
         with concurrent.futures.ThreadPoolExecutor(2) as clients:
             runs = [clients.submit(self.scrape_until, aggregator, truth.exists) for _ in range(2)]

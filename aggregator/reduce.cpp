@@ -146,7 +146,7 @@ Series& FamilyBuilder::series(const std::string& name, FamilyType type, const st
   series.labels = labels;
   series.created_s = created_s_;
   series.server = who.server;
-  series.engine = who.model.empty() && who.role == 0 ? "" : who.engine_text();
+  series.engine = who.role == 0 && !who.is_whole_engine() ? "" : who.engine_text();
   return series;
 }
 

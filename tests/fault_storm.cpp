@@ -133,7 +133,6 @@ TEST_F(Storm, BothKilledAnywhereSeveralTimesInARow_TotalsAreExactAndSamplesCount
   AggregatorProcess({folder_.bus(), arguments, {}}).end(SIGTERM);
   while ((killed_owners < owners || deaths_ < lives) && !HasFailure()) {
     shake(dice);
-    if (killed_owners >= owners) continue;
     // Mostly it is not even listening when it is killed; the next one comes at once.
     const bool is_crowded = too_many_are_dead();
     const bool is_awaited = is_crowded || dice.one_in(3);

@@ -44,7 +44,9 @@ enum class Known : std::uint8_t { nothing, lives, quarantined, retired };
 enum class OnStart : std::uint8_t {
   attach,           // Nobody has counted it.
   resume,           // Counted up to the saved positions; totals come from the segment.
-  retire_at_floor,  // It lived, and is gone: what was exported last is what is left of it.
+  set_aside,        // It lived, and is gone: shown as it was exported last, and resumed from there
+                    // should it come back, as after a mount that was missing.
+  retire_at_floor,  // It was not read any more, and is gone.
   leave,            // Its totals are in the image: it must not be read again.
   forget,           // Its totals are in the image, and its name is gone.
 };
@@ -54,7 +56,7 @@ constexpr OnStart on_start(Known known, bool has_name) {
     case Known::nothing:
       return has_name ? OnStart::attach : OnStart::forget;
     case Known::lives:
-      return has_name ? OnStart::resume : OnStart::retire_at_floor;
+      return has_name ? OnStart::resume : OnStart::set_aside;
     case Known::quarantined:
       return has_name ? OnStart::leave : OnStart::retire_at_floor;
     case Known::retired:

@@ -61,6 +61,7 @@ struct World {
   std::uint8_t shown = 0;
   std::uint8_t at_least = 0;  // What the image said that the owner started from.
   bool is_lost = false;       // A stranger removed what nobody had read to its end.
+  bool was_removed[kIncarnations] = {};
   // What the rest of the way may still do.
   std::uint8_t saves = 4, kills = 2, damages = 1, removals = 0, restores = 1;
 };
@@ -180,8 +181,18 @@ class Explorer {
       World after = world;
       --after.removals;
       after.incarnations[i].has_name = false;
-      after.is_lost = true;
+      after.is_lost = after.was_removed[i] = true;
       next(after, "a stranger removes segment " + std::to_string(i));
+    }
+    for (std::size_t i = 0; i < kIncarnations; ++i) {
+      const Incarnation& segment = world.incarnations[i];
+      if (!world.is_lost || world.running || !segment.began || segment.has_name) continue;
+      // What the owner itself let go is nowhere to be had.
+      if (!world.was_removed[i]) continue;
+      World after = world;
+      after.was_removed[i] = false;
+      after.incarnations[i].has_name = true;
+      next(after, "segment " + std::to_string(i) + " is there again");
     }
   }
 
@@ -242,6 +253,8 @@ class Explorer {
           // Of a mapping, everything can be read also without its name.
           entry = {Known::lives, segment.written};
           if (!segment.alive) retire(after, i);
+          break;
+        case OnStart::set_aside:
           break;
         case OnStart::retire_at_floor:
           retire(after, i);
@@ -358,8 +371,8 @@ TEST(LedgerModel, KillsDamageAndAnOlderImageRestored_NeitherLoseNorDoubleACount)
   expect_holds({});
 }
 
-TEST(LedgerModel, SegmentRemovedByAStranger_DoublesNothing) {
-  Rules rules{.name = "with strangers who remove segments"};
+TEST(LedgerModel, SegmentRemovedByAStrangerAndPutBack_DoublesNothing) {
+  Rules rules{.name = "with strangers who remove segments and put them back"};
   rules.strangers_remove = true;
   expect_holds(rules);
 }
@@ -385,6 +398,16 @@ TEST(LedgerModel, RetiredSegmentReadAgain_IsCountedTwice) {
   Rules rules{.name = "read again what is retired and has a name"};
   rules.start = [](Known known, bool has_name) {
     return known == Known::retired && has_name ? OnStart::attach : on_start(known, has_name);
+  };
+  expect_breaks(rules);
+}
+
+TEST(LedgerModel, RemovedSegmentRetiredAtOnce_IsCountedTwiceWhenItComesBack) {
+  Rules rules{.name = "retire at once who lived and is gone"};
+  rules.strangers_remove = true;
+  rules.start = [](Known known, bool has_name) {
+    return known == Known::lives && !has_name ? OnStart::retire_at_floor
+                                              : on_start(known, has_name);
   };
   expect_breaks(rules);
 }

@@ -232,6 +232,7 @@ void LedgerStore::work() {
     const auto file = static_cast<std::size_t>(ledger::file_to_replace(status_.kept));
     lock.unlock();
     const bool is_elsewhere = return_to_path();
+    if (is_elsewhere) reserve_bytes_ = 0;
     std::uint64_t bytes = 0;
     const std::string trouble = save(*image, kLedgerFiles[file], bytes);
     lock.lock();

@@ -22,6 +22,14 @@ inline Identity rank_of_engine(std::uint32_t engine, std::uint32_t rank) {
   return who;
 }
 
+// A front end, or whatever else has no rank, of a server that is named by its pod.
+inline Identity server(std::uint32_t number, const std::string& model = "test-model") {
+  Identity who = rank_of_engine(0, rankbus::bus::kNoRank);
+  who.server = who.server_label = "pod-" + std::to_string(100'000 + number);
+  who.model = model;
+  return who;
+}
+
 // A dead identity that counted so much.
 inline std::shared_ptr<const rankbus::IdentityState> dead_with(std::uint64_t tokens,
                                                                double last_alive_s) {

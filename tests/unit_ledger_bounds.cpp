@@ -2,21 +2,12 @@
 //         of a model that get another name with each start, models, bytes and series; a series that
 //         is shown neither goes back nor leaves its sum; a clock that was wrong forgets nobody.
 // Method: images with more of everything than is kept, as an owner before would have left them, a
-//         reader that starts from them, and what it exposes and leaves. What a scrape costs is
-//         counted in instructions.
+//         reader that starts from them, and what it exposes and leaves.
 // Replay: unit_ledger_bounds [--gtest_filter=...]
-#include "instruction_count.hpp"
 #include "ledger_of_bus.hpp"
 
 namespace bus_test {
 namespace {
-
-Identity server(std::uint32_t number, const std::string& model = "test-model") {
-  Identity who = rank_of_engine(0, rankbus::bus::kNoRank);
-  who.server = who.server_label = "pod-" + std::to_string(100'000 + number);
-  who.model = model;
-  return who;
-}
 
 std::uint64_t sum_over_engines(const BusReader& bus) {
   std::uint64_t sum = 0;
@@ -130,6 +121,35 @@ TEST_F(LedgerOfBus, EachRestartIsAnotherModel_OnlySoManyTotalsAreKept) {
   EXPECT_EQ(kept().identities.size(), 120u);
 }
 
+// C-11
+TEST(BusWithoutALedger, EachRestartIsAnotherServer_TheOldestBecomeOneAsWell) {
+  const Folder folder;
+  rankbus::BusOptions options;
+  options.directory = folder.bus();
+  options.ledger.keep = false;
+  options.ledger.most_dead_engines = 5;
+  auto bus = BusReader::open(options, [](const std::string&) {});
+  ASSERT_TRUE(bus) << bus.error();
+  for (int life = 0; life < 30; ++life) {
+    const std::string name = "pod-" + std::to_string(life);
+    rankbus::OpenOptions pod = options_for(folder.bus(), rankbus::Role::other);
+    pod.server = name.c_str();
+    pod.segment_bytes = 32 << 10;
+    pod.records[0] = rankbus::record_type<rankbus::IterationStats>();
+    rankbus::Producer producer = rankbus::Producer::open(pod);
+    ASSERT_FALSE(producer.inert()) << producer.reason();
+    rankbus::IterationStats iteration;
+    iteration.num_generation_tokens = 7;
+    producer.record(iteration);
+    full_pass(**bus);
+    producer.close();
+    full_pass(**bus);
+    full_pass(**bus);
+    EXPECT_LE((*bus)->identities().size(), 6u);
+    EXPECT_EQ(sum_over_engines(**bus), 7u * static_cast<unsigned>(life + 1));
+  }
+}
+
 // C-18
 TEST_F(LedgerOfBus, ClockWasWrongAtOneEndOfAReboot_NobodyIsForgotten) {
   const double day_s = 86'400;
@@ -160,45 +180,6 @@ TEST_F(LedgerOfBus, ClockWasWrongAtOneEndOfAReboot_NobodyIsForgotten) {
     EXPECT_NE(said_.find("forgotten, because there was no sign of life"), std::string::npos);
     EXPECT_NE(said_.find("engine 2 of model test-model"), std::string::npos) << said_;
   }
-}
-
-// What a scrape asks of each identity, whether it is shown, in instructions: here nobody is.
-std::optional<std::uint64_t> cost_of_who_is_shown(const BusReader& bus) {
-  const rankbus::TickClock clock;
-  const rankbus::SampleFeed feed;
-  const rankbus::ValuesByIdentity values = rankbus::collect_values(bus);
-  const double now = now_s();
-  rankbus::ReduceOptions options;
-  options.retain_engine_s = options.retain_rank_s = -1;
-  return rankbus::test::instructions_of([&] {
-    rankbus::FamilyBuilder families;
-    rankbus::reduce_records(bus, values, now, options, families);
-    (void)rankbus::engine_totals(bus, values, clock, now, options, feed);
-  });
-}
-
-TEST_F(LedgerOfBus, TwiceAsManyDeadServers_CostAScrapeTwiceAsMuch) {
-  std::map<std::uint32_t, std::uint64_t> costs;
-  for (const std::uint32_t servers : {8u, 16u, 32u}) {
-    LedgerImage image = image_of_now();
-    for (std::uint32_t n = 0; n < servers; ++n)
-      image.identities[server(n)] = dead_with(1, now_s() - 100);
-    leave(image);
-    const auto bus = open_with_ledger();
-    full_pass(*bus);
-    ASSERT_EQ(bus->identities().size(), servers);
-    const auto cost = cost_of_who_is_shown(*bus);
-    if (!cost) GTEST_SKIP() << "this process may not trace its own child";
-    ASSERT_LT(*cost, rankbus::test::kMostInstructions);
-    costs[servers] = *cost;
-  }
-  const double first = static_cast<double>(costs[16] - costs[8]);
-  const double second = static_cast<double>(costs[32] - costs[16]);
-  std::printf("%llu, %llu and %llu instructions\n", static_cast<unsigned long long>(costs[8]),
-              static_cast<unsigned long long>(costs[16]),
-              static_cast<unsigned long long>(costs[32]));
-  // Twice, and a little for deeper trees; four times if each asked all the others.
-  EXPECT_LT(second, 2.4 * first);
 }
 
 }  // namespace

@@ -56,7 +56,7 @@ def tests_by_item():
 def told(names, note, reason):
     shown = [f"`{name}`" for name in names[:SHOWN]]
     if len(names) > SHOWN:
-        shown.append(f"and {len(names) - SHOWN} more")
+        shown.append("and more")
     if not shown:
         return reason or note or "owed"
     return "; ".join(shown) + (f". {note[0].upper()}{note[1:]}" if note else "")

@@ -167,7 +167,6 @@ TEST(ProducerStepped, BetweenAnyTwoInstructions_AKillLosesOneRecordAtMost) {
   if (!writer.is_traced()) GTEST_SKIP() << "this system lets nobody trace its child";
   FileBytes bytes(folder.bus() + "/" + writer.name());
   Producer::open(smallest(copies.bus())).close();  // Makes the directory.
-  const std::string copy = "other-0-0." + std::string(32, '1');
   const std::uint64_t calls = kUnwatched + 4 + scaled(14);
   std::uint64_t steps = 0, states = 0;
   while (writer.calls() < calls) {
@@ -175,8 +174,8 @@ TEST(ProducerStepped, BetweenAnyTwoInstructions_AKillLosesOneRecordAtMost) {
     ++steps;
     if (!bytes.have_changed()) continue;
     ++states;
-    bytes.put(copies.bus() + "/" + copy);
-    ASSERT_TRUE(expected.are_in(copies.bus(), copy, writer.calls()))
+    bytes.put(copies.bus() + "/" + writer.name());
+    ASSERT_TRUE(expected.are_in(copies.bus(), writer.name(), writer.calls()))
         << "after instruction " << steps;
   }
   EXPECT_GT(states, 20 * (calls - kUnwatched));
@@ -189,11 +188,11 @@ TEST(ProducerStepped, BetweenAnyTwoInstructions_AKillLosesOneRecordAtMost) {
 TEST(ProducerStepped, KilledAtARandomInstruction_ItsLockIsFreeAndItsRecordsAreThere) {
   const Folder folder;
   Dice dice(test_seed());
-  for (std::uint64_t kill = 0; kill < scaled(20); ++kill) {
+  for (std::uint64_t kill = 0; kill < scaled(10); ++kill) {
     Expected expected;
     SteppedWriter writer(folder.bus());
     if (!writer.is_traced()) GTEST_SKIP() << "this system lets nobody trace its child";
-    for (std::uint64_t steps = dice.below(8'000); steps > 0; --steps) ASSERT_TRUE(writer.step());
+    for (std::uint64_t steps = dice.below(6'000); steps > 0; --steps) ASSERT_TRUE(writer.step());
     const std::uint64_t calls = writer.calls();
     writer.kill();
     ASSERT_TRUE(expected.are_in(folder.bus(), writer.name(), calls)) << "kill " << kill;

@@ -71,23 +71,24 @@ class LedgerElsewhere : public testing::Test {
 };
 
 TEST_F(LedgerElsewhere, BusThatComesBack_GoesOnWhereItWas) {
-  std::optional<Producer> lives = open_producer(here_, 0);
-  record(*lives, 100);
-  EXPECT_EQ(live_once(here_), 100u);
-  record(*lives, 10);
-  // At the floor, and said so, once.
-  EXPECT_EQ(live_once(elsewhere_), 100u);
-  EXPECT_EQ(live_once(elsewhere_), 100u);
-  EXPECT_EQ(vanished_, 1u);
-  EXPECT_EQ(std::count_if(warnings_.begin(), warnings_.end(),
-                          [&](const std::string& text) {
-                            return text.find(lives->segment_name()) != std::string::npos;
-                          }),
-            1);
-  EXPECT_EQ(live_once(here_), 110u);
-  record(*lives, 5);
-  EXPECT_EQ(live_once(here_), 115u);
-  lives.reset();
+  {
+    Producer lives = open_producer(here_, 0);
+    record(lives, 100);
+    EXPECT_EQ(live_once(here_), 100u);
+    record(lives, 10);
+    // At the floor, and said so, once.
+    EXPECT_EQ(live_once(elsewhere_), 100u);
+    EXPECT_EQ(live_once(elsewhere_), 100u);
+    EXPECT_EQ(vanished_, 1u);
+    EXPECT_EQ(std::count_if(warnings_.begin(), warnings_.end(),
+                            [&](const std::string& text) {
+                              return text.find(lives.segment_name()) != std::string::npos;
+                            }),
+              1);
+    EXPECT_EQ(live_once(here_), 110u);
+    record(lives, 5);
+    EXPECT_EQ(live_once(here_), 115u);
+  }
   EXPECT_EQ(live_once(here_), 115u);
 }
 

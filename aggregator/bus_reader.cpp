@@ -206,8 +206,9 @@ bool BusReader::pass(double now_s, bool fresh, const OnSample& on_sample) {
   bool any = read_all(now_s, look, false, on_sample);
   const std::uint64_t end_ns = bus::monotonic_ns() + kFreshPass_ns;
   while (fresh && (scan_is_cut_ || is_behind()) && bus::monotonic_ns() < end_ns) {
-    if (scan_is_cut_) (void)scan(now_s);
-    any = read_all(now_s, false, true, on_sample) || any;
+    const bool has_newcomers = scan_is_cut_;
+    if (has_newcomers) (void)scan(now_s);
+    any = read_all(now_s, has_newcomers, !has_newcomers, on_sample) || any;
   }
   if (look) settle_buckets();
   // A writer that outruns its reader must not keep the others from being seen.

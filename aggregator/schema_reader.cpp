@@ -73,7 +73,6 @@ class SchemaParser {
     std::vector<StreamSchema> streams;
     std::vector<std::pair<std::uint64_t, std::uint64_t>> extents;
     extents.emplace_back(0, header_.schema_offset + header_.schema_bytes);
-    check_field_ranges();
     for (std::uint32_t s = 0; s < header_.stream_count; ++s) {
       const auto descriptor =
           copy_at<StreamDescriptor>(std::uint64_t{s} * header_.stream_descriptor_bytes);
@@ -81,6 +80,7 @@ class SchemaParser {
       streams.push_back(parse_stream(descriptor));
       if (!streams.back().is_skipped) add_extents(streams.back(), extents);
     }
+    check_field_ranges();
     const bool none_is_read =
         std::all_of(streams.begin(), streams.end(),
                     [](const StreamSchema& stream) { return stream.is_skipped; });

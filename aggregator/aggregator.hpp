@@ -67,9 +67,9 @@ class Aggregator {
   // A last pass, a last periodic call, then both threads end. Idempotent.
   void stop();
 
-  // The result of a pass that began after this call. After `limit_s`, in which this process ran, the
-  // newest there is, which is not `complete` then: what is old must not be taken for fresh. With
-  // analyses only where asked for, because nobody scrapes them.
+  // The result of a pass that began after this call. After `limit_s`, in which this process ran,
+  // the newest there is, which is not `complete` then: what is old must not be taken for fresh.
+  // With analyses only where asked for, because nobody scrapes them.
   std::shared_ptr<const Snapshot> fresh(SnapshotParts parts = SnapshotParts::families,
                                         double limit_s = 5.0);
 

@@ -48,7 +48,7 @@ enum class OnStart : std::uint8_t {
                     // should it come back, as after a mount that was missing.
   retire_at_floor,  // It was not read any more, and is gone.
   leave,            // Its totals are in the image: it must not be read again.
-  forget,           // Its totals are in the image, and its name is gone.
+  forget,           // There is nothing of it.
 };
 
 constexpr OnStart on_start(Known known, bool has_name) {
@@ -60,7 +60,8 @@ constexpr OnStart on_start(Known known, bool has_name) {
     case Known::quarantined:
       return has_name ? OnStart::leave : OnStart::retire_at_floor;
     case Known::retired:
-      return has_name ? OnStart::leave : OnStart::forget;
+      // Also without its name: whoever took that away may bring it back.
+      return OnStart::leave;
   }
   return OnStart::forget;
 }

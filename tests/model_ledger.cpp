@@ -190,7 +190,7 @@ class Explorer {
       // What the owner itself let go is nowhere to be had.
       if (!world.was_removed[i]) continue;
       World after = world;
-      after.was_removed[i] = false;
+      after.was_removed[i] = after.is_lost = false;  // With it, nothing is.
       after.incarnations[i].has_name = true;
       next(after, "segment " + std::to_string(i) + " is there again");
     }
@@ -371,7 +371,7 @@ TEST(LedgerModel, KillsDamageAndAnOlderImageRestored_NeitherLoseNorDoubleACount)
   expect_holds({});
 }
 
-TEST(LedgerModel, SegmentRemovedByAStrangerAndPutBack_DoublesNothing) {
+TEST(LedgerModel, SegmentRemovedByAStrangerAndPutBack_LosesAndDoublesNothing) {
   Rules rules{.name = "with strangers who remove segments and put them back"};
   rules.strangers_remove = true;
   expect_holds(rules);
@@ -402,12 +402,21 @@ TEST(LedgerModel, RetiredSegmentReadAgain_IsCountedTwice) {
   expect_breaks(rules);
 }
 
-TEST(LedgerModel, RemovedSegmentRetiredAtOnce_IsCountedTwiceWhenItComesBack) {
+TEST(LedgerModel, RemovedSegmentRetiredAtOnce_DoesNotGoOnWhenItComesBack) {
   Rules rules{.name = "retire at once who lived and is gone"};
   rules.strangers_remove = true;
   rules.start = [](Known known, bool has_name) {
     return known == Known::lives && !has_name ? OnStart::retire_at_floor
                                               : on_start(known, has_name);
+  };
+  expect_breaks(rules);
+}
+
+TEST(LedgerModel, RetiredSegmentForgottenWhenItsNameIsGone_IsCountedTwiceWhenItComesBack) {
+  Rules rules{.name = "forget who is retired and has no name"};
+  rules.strangers_remove = true;
+  rules.start = [](Known known, bool has_name) {
+    return known == Known::retired && !has_name ? OnStart::forget : on_start(known, has_name);
   };
   expect_breaks(rules);
 }

@@ -346,7 +346,8 @@ TEST(BlockResidency, BlocksWithoutEnd_TakeNoMoreMemoryThanStated) {
     EXPECT_LE(residency.followed_blocks(), config.max_followed);
     // What was sampled but is not followed any more was evicted; the newest of those are kept.
     EXPECT_LE(residency.history().size(), config.history_size);
-    if (rate * static_cast<double>(blocks - live) > 2.0 * static_cast<double>(config.history_size)) {
+    if (rate * static_cast<double>(blocks - live) >
+        2.0 * static_cast<double>(config.history_size)) {
       EXPECT_EQ(residency.history().size(), config.history_size);
     }
     EXPECT_EQ(residency.total_allocations(), blocks);

@@ -412,6 +412,7 @@ OpenOptions swap_options(const std::string& bus) {
   return given;
 }
 
+// But for what is not UTF-8, which no exporter could show.
 TEST_F(ProducerOpen, InternedTexts_ComeBackAsTheyWere) {
   Producer producer = Producer::open(swap_options(bus()));
   const std::vector<std::string> texts = {
@@ -426,6 +427,9 @@ TEST_F(ProducerOpen, InternedTexts_ComeBackAsTheyWere) {
       "exactly8",
       " ",
   };
+  const auto shown = [](const std::string& text) {
+    return text == "not UTF-8: \xff\xfe" ? "not UTF-8: \xef\xbf\xbd\xef\xbf\xbd" : text;
+  };
   const auto reader = open_segment(bus(), producer.segment_name());
   ASSERT_TRUE(reader);
   std::vector<std::uint16_t> numbers;
@@ -435,7 +439,8 @@ TEST_F(ProducerOpen, InternedTexts_ComeBackAsTheyWere) {
     // Texts are learnt with the records that bear them.
     producer.record(llm_engine::Swap{});
     reader->poll(false, [](const rankbus::Sample&) {});
-    EXPECT_EQ(reader->dictionary_text(numbers.back()), text) << "seen by a reader that was there";
+    EXPECT_EQ(reader->dictionary_text(numbers.back()), shown(text))
+        << "seen by a reader that was there";
   }
   for (std::size_t i = 0; i < texts.size(); ++i) {
     EXPECT_EQ(producer.intern(texts[i].c_str()), numbers[i]) << "a text has one number";
@@ -450,7 +455,7 @@ TEST_F(ProducerOpen, InternedTexts_ComeBackAsTheyWere) {
   }
   const FieldValues values = values_of(producer);
   for (std::size_t i = 0; i < texts.size(); ++i) {
-    const auto at = values.find({"engine_swapped_bytes_total", {{"adapter", texts[i]}}});
+    const auto at = values.find({"engine_swapped_bytes_total", {{"adapter", shown(texts[i])}}});
     ASSERT_NE(at, values.end()) << texts[i];
     EXPECT_EQ(at->second.bits, i + 1);
   }

@@ -58,7 +58,7 @@ class Image {
     if (bytes_.size() >= sizeof(rankbus::bus::SegmentHeader)) {
       for (unsigned n = 0; n < 16; ++n) {
         header().incarnation[n] =
-            n < 8 ? 0 : static_cast<std::uint8_t>(next >> (8 * (15 - n)) & 0xff);
+            static_cast<std::uint8_t>(n < 8 ? 0 : next >> (8 * (15 - n)) & 0xff);
       }
     }
     std::ofstream file(bus + "/" + name, std::ios::binary);

@@ -47,6 +47,12 @@ struct TextNumbers {
     // change it.
     if constexpr (kSpec.kind == Kind::gauge && kSpec.reduction != rankbus::Reduction::newest)
       value = rankbus::absent<V>();
+    // Which of several writers is newest is known for a stream: a record that leaves a state out
+    // speaks for an older one all the same.
+    if constexpr (kSpec.kind == Kind::gauge && kSpec.reduction == rankbus::Reduction::newest) {
+      const V none = rankbus::absent<V>();
+      if (std::memcmp(&value, &none, sizeof value) == 0) value = V{};
+    }
   }
   template <unsigned I, class V>
   void array(rankbus::Values<V>&) {}

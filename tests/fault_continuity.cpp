@@ -182,7 +182,7 @@ TEST_P(ContinuityOfQuarantine, Released_WhatItLostIsKeptAndNeverGoesBack) {
   rank.write(10);
   answer();
   ASSERT_TRUE(aggregator_->scrape());
-  ::kill(aggregator_->pid(), SIGSTOP);
+  ASSERT_TRUE(aggregator_->freeze());
   rank.write(30);
   const std::string path = folder_.bus() + "/" + rank.name();
   const int fd = open(path.c_str(), O_RDWR | O_CLOEXEC);
@@ -196,7 +196,7 @@ TEST_P(ContinuityOfQuarantine, Released_WhatItLostIsKeptAndNeverGoesBack) {
   ASSERT_EQ(pread(fd, &whole_word, sizeof whole_word, damaged), 8);
   const std::uint64_t wrong = whole_word + 2;
   ASSERT_EQ(pwrite(fd, &wrong, sizeof wrong, damaged), 8);
-  ::kill(aggregator_->pid(), SIGCONT);
+  aggregator_->go_on();
   const std::string lost_series =
       "rankbus_samples_lost_total{cause=\"quarantined\",engine=\"0\",model_name=\"test-model\","
       "rank=\"0\",role=\"other\",stream=\"finished_request\"}";

@@ -132,7 +132,7 @@ TEST_F(Freeze, DeadProducer_HasNoGaugeInTheVeryNextAnswerAndStillAges) {
 TEST_F(Freeze, StoppedAggregator_AnswersWithTheAgesAndCountsOfAfterwards) {
   scheduler_.write();
   ASSERT_TRUE(aggregator_.scrape());
-  ::kill(aggregator_.pid(), SIGSTOP);
+  ASSERT_TRUE(aggregator_.freeze());
   Child client([&](const Line& line) {
     line.say("asking");
     const std::string reply = aggregator_.get("/metrics");
@@ -153,7 +153,7 @@ TEST_F(Freeze, StoppedAggregator_AnswersWithTheAgesAndCountsOfAfterwards) {
   scheduler_.process().kill9();
   let_pass_us(300'000);
   const double continued_s = now_s();
-  ::kill(aggregator_.pid(), SIGCONT);
+  aggregator_.go_on();
   EXPECT_EQ(client.hear(), "20.000000") << "it was written before the answer";
   EXPECT_GE(std::strtod(client.hear().c_str(), nullptr), continued_s - written_s);
   EXPECT_EQ(client.hear(), "0") << "the gauge of the dead";

@@ -135,6 +135,13 @@ class AggregatorProcess {
            info.si_pid == 0;
   }
   pid_t pid() const { return pid_; }
+  // Returns when the last of its threads has stopped: a signal sent is not one that has arrived.
+  bool freeze() const {
+    siginfo_t stopped{};
+    return ::kill(pid_, SIGSTOP) == 0 &&
+           waitid(P_PID, static_cast<id_t>(pid_), &stopped, WSTOPPED | WNOWAIT) == 0;
+  }
+  void go_on() const { ::kill(pid_, SIGCONT); }
   // The exit status; negative for a signal.
   int end(int number) {
     ::kill(pid_, number);

@@ -166,6 +166,16 @@ class UntrustedFile : public testing::TestWithParam<ByteAccess> {
  protected:
   using Attack = std::function<bool(int fd, Dice& dice, off_t bytes)>;
 
+  // A signal that was sent is not one that has arrived.
+  static bool stop(pid_t pid) {
+    if (kill(pid, SIGSTOP) != 0) return false;
+    return wait_until([&] {
+      std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+      const std::string text{std::istreambuf_iterator<char>(file), {}};
+      return text.find(") T ") != std::string::npos;
+    });
+  }
+
   // One round: a writer, an attack at some moment while it is read, and what must be true
   // throughout. Returns the reason for which the segment is read no more, or empty.
   // A writer stopped for the attack does not fill again what was cut out of its file.
@@ -187,7 +197,7 @@ class UntrustedFile : public testing::TestWithParam<ByteAccess> {
       const std::uint64_t at = rankbus::bus::monotonic_ns() + moment;
       while (rankbus::bus::monotonic_ns() < at) {
       }
-      if (writer_is_stopped && kill(writer.pid(), SIGSTOP) != 0) return 3;
+      if (writer_is_stopped && !stop(writer.pid())) return 3;
       return attack(fd, dice, status.st_size) ? 0 : 2;
     });
     std::string reason;

@@ -515,7 +515,9 @@ bool SegmentReader::follow(std::size_t index, bool writer_is_dead, const SampleS
                    " was published, but its slot does not hold it");
         break;
     }
-    if (bus::monotonic_ns() >= deadline_ns_) return false;
+    // Whoever is where it wanted to be is not behind, however late it is: its next turn looks for
+    // what is new.
+    if (bus::monotonic_ns() >= deadline_ns_) return stream.position >= target;
   }
   return true;
 }

@@ -10,7 +10,7 @@
 #include <sys/mount.h>
 #include <sys/statfs.h>
 
-#include "bus_fixture.hpp"
+#include "process_world.hpp"
 
 namespace bus_test {
 namespace {
@@ -18,16 +18,6 @@ namespace {
 using rankbus::OpenOptions;
 using rankbus::Producer;
 using rankbus::Role;
-
-constexpr int kSkipped = 77;
-
-#define CHECK_HERE(condition)                                             \
-  do {                                                                    \
-    if (!(condition)) {                                                   \
-      std::printf("%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
-      return 1;                                                           \
-    }                                                                     \
-  } while (false)
 
 OpenOptions tiles_on(const std::string& bus) {
   OpenOptions options = options_for(bus, Role::other);
@@ -82,12 +72,7 @@ int with_tmpfs(const std::string& place, const std::string& mount_options,
     return body();
   });
 }
-#define SKIP_OR_EXPECT_0(status)                                                           \
-  do {                                                                                     \
-    const int result = (status);                                                           \
-    if (result == kSkipped) GTEST_SKIP() << "mounting is not permitted here (needs root)"; \
-    EXPECT_EQ(result, 0);                                                                  \
-  } while (false)
+constexpr const char* kNoMounts = "mounting is not permitted here (needs root)";
 
 bool fill_with(const std::string& file, std::uint64_t bytes) {
   const int fd = open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
@@ -103,109 +88,122 @@ std::uint64_t free_on(const std::string& path) {
 TEST(BusDirectory, TmpfsOf64MiB_WorksWithinAnEighthOfIt) {
   const Folder folder;
   const std::string small = folder / "small";
-  SKIP_OR_EXPECT_0(with_tmpfs(small, "size=64m", [&] {
-    const std::string bus = small + "/bus";
-    const Environment quiet("RANKBUS_QUIET", "1");
-    CHECK_HERE(works(bus));
-    // Workers come until there is no room; all that came go on.
-    std::vector<Producer> living;
-    for (;;) {
-      OpenOptions options = options_for(bus, Role::worker);
-      options.rank = static_cast<std::uint32_t>(living.size());
-      Producer producer = Producer::open(options);
-      if (producer.inert()) {
-        CHECK_HERE(std::strstr(producer.reason(), bus.c_str()) != nullptr);
-        CHECK_HERE(std::strstr(producer.reason(), "8192 KiB") != nullptr);
-        break;
-      }
-      living.push_back(std::move(producer));
-      CHECK_HERE(living.size() < 10'000);
-    }
-    CHECK_HERE(living.size() >= 16);
-    CHECK_HERE(free_on(small) >= (std::uint64_t{55} << 20));
-    for (Producer& producer : living) producer.record(rankbus::WorkerStep{});
-    living.clear();
-    // A crash loop leaves room for those who live there.
-    for (std::uint64_t life = 0; life < scaled(300); ++life) {
-      Producer producer = Producer::open(options_for(bus, Role::worker));
-      CHECK_HERE(!producer.inert());
-    }
-    CHECK_HERE(fill_with(small + "/others", std::uint64_t{50} << 20));
-    return 0;
-  }));
+  SKIP_OR_EXPECT_0(
+      with_tmpfs(small, "size=64m",
+                 [&] {
+                   const std::string bus = small + "/bus";
+                   const Environment quiet("RANKBUS_QUIET", "1");
+                   CHECK_HERE(works(bus));
+                   // Workers come until there is no room; all that came go on.
+                   std::vector<Producer> living;
+                   for (;;) {
+                     OpenOptions options = options_for(bus, Role::worker);
+                     options.rank = static_cast<std::uint32_t>(living.size());
+                     Producer producer = Producer::open(options);
+                     if (producer.inert()) {
+                       CHECK_HERE(std::strstr(producer.reason(), bus.c_str()) != nullptr);
+                       CHECK_HERE(std::strstr(producer.reason(), "8192 KiB") != nullptr);
+                       break;
+                     }
+                     living.push_back(std::move(producer));
+                     CHECK_HERE(living.size() < 10'000);
+                   }
+                   CHECK_HERE(living.size() >= 16);
+                   CHECK_HERE(free_on(small) >= (std::uint64_t{55} << 20));
+                   for (Producer& producer : living) producer.record(rankbus::WorkerStep{});
+                   living.clear();
+                   // A crash loop leaves room for those who live there.
+                   for (std::uint64_t life = 0; life < scaled(300); ++life) {
+                     Producer producer = Producer::open(options_for(bus, Role::worker));
+                     CHECK_HERE(!producer.inert());
+                   }
+                   CHECK_HERE(fill_with(small + "/others", std::uint64_t{50} << 20));
+                   return 0;
+                 }),
+      kNoMounts);
 }
 
 // C-9, C-15
 TEST(BusDirectory, FullTmpfs_IsInertAndNothingIsLeftBehind) {
   const Folder folder;
   const std::string small = folder / "small";
-  SKIP_OR_EXPECT_0(with_tmpfs(small, "size=16m", [&] {
-    const std::string bus = small + "/bus";
-    CHECK_HERE(mkdir(bus.c_str(), 0700) == 0);
-    CHECK_HERE(fill_with(small + "/others", free_on(small)));
-    const std::string fault = inert_fault(tiles_on(bus), {bus, "free"});
-    std::printf("%s\n", fault.c_str());
-    CHECK_HERE(fault.empty());
-    CHECK_HERE(Directory(bus).segments().empty());
-    // Little room: a smaller ring.
-    CHECK_HERE(
-        truncate((small + "/others").c_str(), static_cast<off_t>((16 << 20) - (100 << 10))) == 0);
-    CHECK_HERE(works(bus));
-    CHECK_HERE(unlink((small + "/others").c_str()) == 0);
-    CHECK_HERE(works(bus));
-    return 0;
-  }));
+  SKIP_OR_EXPECT_0(
+      with_tmpfs(small, "size=16m",
+                 [&] {
+                   const std::string bus = small + "/bus";
+                   CHECK_HERE(mkdir(bus.c_str(), 0700) == 0);
+                   CHECK_HERE(fill_with(small + "/others", free_on(small)));
+                   const std::string fault = inert_fault(tiles_on(bus), {bus, "free"});
+                   std::printf("%s\n", fault.c_str());
+                   CHECK_HERE(fault.empty());
+                   CHECK_HERE(Directory(bus).segments().empty());
+                   // Little room: a smaller ring.
+                   CHECK_HERE(truncate((small + "/others").c_str(),
+                                       static_cast<off_t>((16 << 20) - (100 << 10))) == 0);
+                   CHECK_HERE(works(bus));
+                   CHECK_HERE(unlink((small + "/others").c_str()) == 0);
+                   CHECK_HERE(works(bus));
+                   return 0;
+                 }),
+      kNoMounts);
 }
 
 // C-9
 TEST(BusDirectory, TmpfsWithoutInodes_IsInert) {
   const Folder folder;
   const std::string small = folder / "small";
-  SKIP_OR_EXPECT_0(with_tmpfs(small, "size=16m,nr_inodes=2", [&] {
-    const std::string bus = small + "/bus";
-    CHECK_HERE(mkdir(bus.c_str(), 0700) == 0);
-    const std::string fault = inert_fault(tiles_on(bus), {bus, std::strerror(ENOSPC)});
-    std::printf("%s\n", fault.c_str());
-    CHECK_HERE(fault.empty());
-    return 0;
-  }));
+  SKIP_OR_EXPECT_0(
+      with_tmpfs(
+          small, "size=16m,nr_inodes=2",
+          [&] {
+            const std::string bus = small + "/bus";
+            CHECK_HERE(mkdir(bus.c_str(), 0700) == 0);
+            const std::string fault = inert_fault(tiles_on(bus), {bus, std::strerror(ENOSPC)});
+            std::printf("%s\n", fault.c_str());
+            CHECK_HERE(fault.empty());
+            return 0;
+          }),
+      kNoMounts);
 }
 
 // C-13
 TEST(BusDirectory, ReadOnlyTmpfs_IsInertAndAnObserverReads) {
   const Folder folder;
   const std::string place = folder / "place";
-  SKIP_OR_EXPECT_0(with_tmpfs(place, "size=16m", [&] {
-    const std::string bus = place + "/bus";
-    const std::string view = place + "/view";
-    Producer producer = Producer::open(tiles_on(bus));
-    CHECK_HERE(!producer.inert());
-    for (std::uint64_t n = 0; n < 100; ++n) producer.record(tile(n));
-    // The same directory once more, without the right to write.
-    CHECK_HERE(mkdir(view.c_str(), 0700) == 0);
-    CHECK_HERE(mount(bus.c_str(), view.c_str(), nullptr, MS_BIND, nullptr) == 0);
-    CHECK_HERE(mount(nullptr, view.c_str(), nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY, nullptr) ==
-               0);
-    const std::string fault = inert_fault(tiles_on(view), {view, "Read-only"});
-    std::printf("%s\n", fault.c_str());
-    CHECK_HERE(fault.empty());
-    auto owner = rankbus::BusReader::open({view, false}, {});
-    CHECK_HERE(!owner);
-    CHECK_HERE(owner.error().find(view) != std::string::npos);
-    CHECK_HERE(owner.error().find("--observe") != std::string::npos);
-    const auto observer = open_bus(view, true);
-    CHECK_HERE(observer != nullptr);
-    full_pass(*observer);
-    CHECK_HERE(observer->live().size() == 1);
-    const auto& reader = observer->live().begin()->second.reader;
-    CHECK_HERE(reader->writer_is_alive());
-    CHECK_HERE(reader->streams()[0].position == 100);
-    producer.close();
-    full_pass(*observer);
-    CHECK_HERE(observer->retired_segments() == 1);
-    CHECK_HERE(Directory(bus).segments().size() == 1);
-    return 0;
-  }));
+  SKIP_OR_EXPECT_0(
+      with_tmpfs(place, "size=16m",
+                 [&] {
+                   const std::string bus = place + "/bus";
+                   const std::string view = place + "/view";
+                   Producer producer = Producer::open(tiles_on(bus));
+                   CHECK_HERE(!producer.inert());
+                   for (std::uint64_t n = 0; n < 100; ++n) producer.record(tile(n));
+                   // The same directory once more, without the right to write.
+                   CHECK_HERE(mkdir(view.c_str(), 0700) == 0);
+                   CHECK_HERE(mount(bus.c_str(), view.c_str(), nullptr, MS_BIND, nullptr) == 0);
+                   CHECK_HERE(mount(nullptr, view.c_str(), nullptr,
+                                    MS_REMOUNT | MS_BIND | MS_RDONLY, nullptr) == 0);
+                   const std::string fault = inert_fault(tiles_on(view), {view, "Read-only"});
+                   std::printf("%s\n", fault.c_str());
+                   CHECK_HERE(fault.empty());
+                   auto owner = rankbus::BusReader::open({view, false}, {});
+                   CHECK_HERE(!owner);
+                   CHECK_HERE(owner.error().find(view) != std::string::npos);
+                   CHECK_HERE(owner.error().find("--observe") != std::string::npos);
+                   const auto observer = open_bus(view, true);
+                   CHECK_HERE(observer != nullptr);
+                   full_pass(*observer);
+                   CHECK_HERE(observer->live().size() == 1);
+                   const auto& reader = observer->live().begin()->second.reader;
+                   CHECK_HERE(reader->writer_is_alive());
+                   CHECK_HERE(reader->streams()[0].position == 100);
+                   producer.close();
+                   full_pass(*observer);
+                   CHECK_HERE(observer->retired_segments() == 1);
+                   CHECK_HERE(Directory(bus).segments().size() == 1);
+                   return 0;
+                 }),
+      kNoMounts);
 }
 
 TEST(BusDirectory, WithoutProc_SegmentsAreMadeUnderADotName) {
@@ -213,15 +211,18 @@ TEST(BusDirectory, WithoutProc_SegmentsAreMadeUnderADotName) {
   const std::string place = folder / "place";
   // What the child makes on the shared tmpfs of the test, this process reads.
   const std::string bus = folder.bus();
-  SKIP_OR_EXPECT_0(with_tmpfs(place, "size=1m", [&] {
-    CHECK_HERE(mount(place.c_str(), "/proc", nullptr, MS_BIND, nullptr) == 0);
-    CHECK_HERE(access("/proc/self", F_OK) != 0);
-    Producer producer = Producer::open(tiles_on(bus));
-    CHECK_HERE(!producer.inert());
-    for (std::uint64_t n = 0; n < 100; ++n) producer.record(tile(n));
-    CHECK_HERE(Producer::open(tiles_on(bus)).lane() == 1);
-    return 0;
-  }));
+  SKIP_OR_EXPECT_0(
+      with_tmpfs(place, "size=1m",
+                 [&] {
+                   CHECK_HERE(mount(place.c_str(), "/proc", nullptr, MS_BIND, nullptr) == 0);
+                   CHECK_HERE(access("/proc/self", F_OK) != 0);
+                   Producer producer = Producer::open(tiles_on(bus));
+                   CHECK_HERE(!producer.inert());
+                   for (std::uint64_t n = 0; n < 100; ++n) producer.record(tile(n));
+                   CHECK_HERE(Producer::open(tiles_on(bus)).lane() == 1);
+                   return 0;
+                 }),
+      kNoMounts);
   const Directory directory(bus);
   EXPECT_EQ(directory.segments().size(), 2u);
   for (const auto& entry : std::filesystem::directory_iterator(bus)) {

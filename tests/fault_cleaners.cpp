@@ -7,6 +7,7 @@
 // of a
 //         crash loop, and compare what the owner and its successor know with what was recorded.
 // Replay: RANKBUS_TEST_SEED=<printed> fault_cleaners [--gtest_filter=...]
+#include "owner_world.hpp"
 #include "process_world.hpp"
 
 namespace bus_test {
@@ -14,25 +15,6 @@ namespace {
 
 using rankbus::BusOptions;
 using rankbus::BusReader;
-
-using Warnings = std::vector<std::string>;
-
-rankbus::Result<std::unique_ptr<BusReader>> open_owner(const std::string& bus, Warnings* warnings,
-                                                       bool with_ledger = true) {
-  BusOptions options;
-  options.directory = bus;
-  options.ledger.keep = with_ledger;
-  options.ledger.save_every_s = 0;
-  return BusReader::open(options, [warnings](const std::string& text) {
-    if (warnings != nullptr) warnings->push_back(text);
-  });
-}
-
-// As the daemon does it, once.
-void work(BusReader& bus) {
-  full_pass(bus);
-  bus.keep_ledger(now_s());
-}
 
 std::ptrdiff_t count_with(const Warnings& warnings, const std::string& words) {
   return std::count_if(warnings.begin(), warnings.end(), [&](const std::string& text) {

@@ -8,6 +8,7 @@
 //         removed and given to other users between the steps of a retirement.
 // Replay: RANKBUS_TEST_SEED=<printed> fault_owners [--gtest_filter=...];
 //         RANKBUS_TEST_SCALE=10 repeats ten times as often.
+#include "owner_world.hpp"
 #include "process_world.hpp"
 
 namespace bus_test {
@@ -16,25 +17,6 @@ namespace {
 using rankbus::BusOptions;
 using rankbus::BusReader;
 using rankbus::Producer;
-
-using Warnings = std::vector<std::string>;
-
-rankbus::Result<std::unique_ptr<BusReader>> open_owner(const std::string& bus,
-                                                       Warnings* warnings = nullptr) {
-  BusOptions options;
-  options.directory = bus;
-  options.ledger.keep = true;
-  options.ledger.save_every_s = 0;
-  return BusReader::open(options, [warnings](const std::string& text) {
-    if (warnings != nullptr) warnings->push_back(text);
-  });
-}
-
-// As the daemon does it, once.
-void work(BusReader& bus) {
-  full_pass(bus);
-  bus.keep_ledger(now_s());
-}
 
 bool contains(const Warnings& warnings, const std::string& words) {
   return std::any_of(warnings.begin(), warnings.end(), [&](const std::string& text) {

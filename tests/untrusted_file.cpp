@@ -10,7 +10,7 @@
 
 #include <rankbus/aggregator/aggregator.hpp>
 
-#include "bus_fixture.hpp"
+#include "process_world.hpp"
 
 namespace hostile {
 
@@ -50,14 +50,6 @@ using rankbus::LiveSegment;
 using rankbus::MappingGuard;
 using rankbus::Producer;
 using rankbus::SegmentReader;
-
-#define CHECK_HERE(condition)                                             \
-  do {                                                                    \
-    if (!(condition)) {                                                   \
-      std::printf("%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
-      return 1;                                                           \
-    }                                                                     \
-  } while (false)
 
 rankbus::OpenOptions tiles_of(const std::string& bus, std::uint32_t rank) {
   rankbus::OpenOptions options = options_for(bus, rankbus::Role::other);

@@ -46,7 +46,12 @@ void seal(std::string& bytes) {
   if (bytes.size() < kHeadBytes) bytes.resize(kHeadBytes);
   const std::uint64_t size = bytes.size() - kHeadBytes;
   const std::uint64_t sum = checksum(std::string_view(bytes).substr(kHeadBytes));
-  std::memcpy(bytes.data(), "RBLEDGER\1\0\0\0\0\0\0\0", 16);
+  // Of the first format as of the present one; of any other nothing more is read.
+  std::uint64_t format = 0;
+  std::memcpy(&format, bytes.data() + 8, sizeof format);
+  if (format != 1) format = rankbus::kLedgerFormat;
+  std::memcpy(bytes.data(), "RBLEDGER", 8);
+  std::memcpy(bytes.data() + 8, &format, sizeof format);
   std::memcpy(bytes.data() + 16, &size, sizeof size);
   std::memcpy(bytes.data() + 24, &sum, sizeof sum);
 }
